@@ -21,469 +21,728 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 
 	// mul_panels
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x22ac8e0f; WORD $0x0000 // jle 0x22d9 <k_mul_panels+0x22b9>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
-	LONG $0x38478b4c // movq 0x38(%rdi), %r8
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	WORD $0x3ceb // jmp 0xa9 <k_mul_panels+0x89>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x38478b4c // movq 0x38(%rdi), %r8
-	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
-	LONG $0xc8af0f4d // imulq %r8, %r9
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x88048d4a // leaq (%rax,%r9,4), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0x221f8d0f; WORD $0x0000 // jge 0x22c8 <k_mul_panels+0x22a8>
+	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
+	LONG $0x03458d48 // leaq 0x3(%rbp), %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc5490f48 // cmovnsq %rbp, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x27088e0f; WORD $0x0000 // jle 0x2755 <k_mul_panels+0x2735>
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0x58468b49 // movq 0x58(%r14), %rax
+	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
+	LONG $0x20468b49 // movq 0x20(%r14), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	LONG $0x186e8b4d // movq 0x18(%r14), %r13
+	LONG $0x08468b49 // movq 0x8(%r14), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10468b49 // movq 0x10(%r14), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	LONG $0x3fc08349 // addq $0x3f, %r8
+	LONG $0x38568b4d // movq 0x38(%r14), %r10
+	LONG $0x17428d49 // leaq 0x17(%r10), %rax
+	QUAD $0xaaaaaaaaaaabb948; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rcx # imm = 0x2AAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe9 // imulq %rcx
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x03488d4c // leaq 0x3(%rax), %r9
-	LONG $0xfce18349 // andq $-0x4, %r9
+	LONG $0x3fe8c148 // shrq $0x3f, %rax
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	QUAD $0x000000e824948948 // movq %rdx, 0xe8(%rsp)
+	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	QUAD $0x000000c824bc8948 // movq %rdi, 0xc8(%rsp)
+	LONG $0xf4458d48 // leaq -0xc(%rbp), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	QUAD $0x00000000ed048d48 // leaq (,%rbp,8), %rax
+	QUAD $0x0000011824848948 // movq %rax, 0x118(%rsp)
+	QUAD $0x000000e02484894c // movq %r8, 0xe0(%rsp)
+	LONG $0x3f408d49 // leaq 0x3f(%r8), %rax
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xb1258d4c; WORD $0x00b3; BYTE $0x00 // leaq 0xb3b1(%rip), %r12 # 0xb4c0 <lanes>
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x2474894c; BYTE $0x58 // movq %r14, 0x58(%rsp)
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	QUAD $0x000000f824b48948 // movq %rsi, 0xf8(%rsp)
+	WORD $0x4deb // jmp 0x173 <k_mul_panels+0x153>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	QUAD $0x0000010824948b48 // movq 0x108(%rsp), %rdx
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x000000a8249c8948 // movq %rbx, 0xa8(%rsp)
+	QUAD $0x000000f824b48b48 // movq 0xf8(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x25e28d0f; WORD $0x0000 // jge 0x2755 <k_mul_panels+0x2735>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x03788d48 // leaq 0x3(%rax), %rdi
+	LONG $0xfce78348 // andq $-0x4, %rdi
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xc8440f4c // cmoveq %rax, %r9
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0xf8440f48 // cmoveq %rax, %rdi
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	LONG $0xc84d0f4c // cmovgeq %rax, %r9
-	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
-	WORD $0x287e // jle 0x100 <k_mul_panels+0xe0>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x04e1c149 // shlq $0x4, %r9
-	LONG $0x3f418d49 // leaq 0x3f(%r9), %rax
-	LONG $0x7ec18349 // addq $0x7e, %r9
+	LONG $0xf84d0f48 // cmovgeq %rax, %rdi
+	WORD $0x207e // jle 0x1c0 <k_mul_panels+0x1a0>
+	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xc8490f4c // cmovnsq %rax, %r9
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	QUAD $0x0000d8248c480f4c; BYTE $0x00 // cmovsq 0xd8(%rsp), %r9
 	LONG $0x06f9c149 // sarq $0x6, %r9
-	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x167f // jg 0x112 <k_mul_panels+0xf2>
-	WORD $0x83eb // jmp 0x81 <k_mul_panels+0x61>
-	WORD $0x9066 // nop
-	QUAD $0x000000682444c748; BYTE $0x00 // movq $0x0, 0x68(%rsp)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff6f8e0f; WORD $0xffff // jle 0x81 <k_mul_panels+0x61>
-	LONG $0x03408d49 // leaq 0x3(%r8), %rax
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xc0490f49 // cmovnsq %r8, %rax
-	LONG $0x02f8c148 // sarq $0x2, %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
+	WORD $0x06eb // jmp 0x1c3 <k_mul_panels+0x1a3>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
-	LONG $0xc6af0f48 // imulq %rsi, %rax
-	LONG $0x02e0c148 // shlq $0x2, %rax
-	WORD $0x0348; BYTE $0x07 // addq (%rdi), %rax
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
-	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
-	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
-	QUAD $0x00000000c5348d4a // leaq (,%r8,8), %rsi
-	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	QUAD $0x0000000095048d48 // leaq (,%rdx,4), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x2464894c; BYTE $0x30 // movq %r12, 0x30(%rsp)
-	WORD $0x3eeb // jmp 0x1f1 <k_mul_panels+0x1d1>
-	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	QUAD $0x000000a8249c0348 // addq 0xa8(%rsp), %rbx
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0x973c8d4d // leaq (%r15,%rdx,4), %r15
-	QUAD $0x000088248caf0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r9
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x18c08348 // addq $0x18, %rax
-	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
-	LONG $0xfe7f8d0f; WORD $0xffff // jge 0x70 <k_mul_panels+0x50>
-	LONG $0x245c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rbx
-	WORD $0x287d // jge 0x220 <k_mul_panels+0x200>
-	LONG $0x38778b48 // movq 0x38(%rdi), %rsi
-	LONG $0x74af0f48; WORD $0x6024 // imulq 0x60(%rsp), %rsi
-	WORD $0x8948; BYTE $0xda // movq %rbx, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
-	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
-	WORD $0x11eb // jmp 0x225 <k_mul_panels+0x205>
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
-	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
-	LONG $0x0003b941; WORD $0x0000 // movl $0x3, %r9d
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	WORD $0x137f // jg 0x24a <k_mul_panels+0x22a>
-	LONG $0x07708d49 // leaq 0x7(%r8), %rsi
-	LONG $0x0e488d4d // leaq 0xe(%r8), %r9
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xce490f4c // cmovnsq %rsi, %r9
-	LONG $0x03f9c149 // sarq $0x3, %r9
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x961c8d4c // leaq (%rsi,%rdx,4), %r11
-	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
-	LONG $0x822c8d4c // leaq (%rdx,%rax,4), %r13
-	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	WORD $0x407f // jg 0x2b0 <k_mul_panels+0x290>
-	LONG $0x05fa8348 // cmpq $0x5, %rdx
-	WORD $0x6c74 // je 0x2e2 <k_mul_panels+0x2c2>
-	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x0096840f; WORD $0x0000 // je 0x316 <k_mul_panels+0x2f6>
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	LONG $0xff36850f; WORD $0xffff // jne 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x03cb850f; WORD $0x0000 // jne 0x663 <k_mul_panels+0x643>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x03d78f0f; WORD $0x0000 // jg 0x67b <k_mul_panels+0x65b>
-	LONG $0x0003e7e9; BYTE $0x00 // jmp 0x690 <k_mul_panels+0x670>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x11fa8348 // cmpq $0x11, %rdx
-	WORD $0x4074 // je 0x2f6 <k_mul_panels+0x2d6>
-	LONG $0x12fa8348 // cmpq $0x12, %rdx
-	WORD $0x7974 // je 0x335 <k_mul_panels+0x315>
-	LONG $0x13fa8348 // cmpq $0x13, %rdx
-	LONG $0xfefa850f; WORD $0xffff // jne 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x04cb850f; WORD $0x0000 // jne 0x79f <k_mul_panels+0x77f>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x04d68f0f; WORD $0x0000 // jg 0x7b3 <k_mul_panels+0x793>
-	LONG $0x000536e9; BYTE $0x00 // jmp 0x818 <k_mul_panels+0x7f8>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	WORD $0x6575 // jne 0x351 <k_mul_panels+0x331>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x757f // jg 0x369 <k_mul_panels+0x349>
-	WORD $0x7eeb // jmp 0x374 <k_mul_panels+0x354>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x014b850f; WORD $0x0000 // jne 0x44f <k_mul_panels+0x42f>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x01578f0f; WORD $0x0000 // jg 0x468 <k_mul_panels+0x448>
-	LONG $0x000185e9; BYTE $0x00 // jmp 0x49b <k_mul_panels+0x47b>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x085b850f; WORD $0x0000 // jne 0xb7f <k_mul_panels+0xb5f>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x08678f0f; WORD $0x0000 // jg 0xb97 <k_mul_panels+0xb77>
-	LONG $0x000872e9; BYTE $0x00 // jmp 0xba7 <k_mul_panels+0xb87>
-	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x0948850f; WORD $0x0000 // jne 0xc8b <k_mul_panels+0xc6b>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x09538f0f; WORD $0x0000 // jg 0xc9f <k_mul_panels+0xc7f>
-	LONG $0x00099ce9; BYTE $0x00 // jmp 0xced <k_mul_panels+0xccd>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xc69e0f40 // setle %sil
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc2950f41 // setne %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	WORD $0x0575 // jne 0x36e <k_mul_panels+0x34e>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0774 // je 0x37b <k_mul_panels+0x35b>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0375 // jne 0x37e <k_mul_panels+0x35e>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	WORD $0x627c // jl 0x3fa <k_mul_panels+0x3da>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0xf748; BYTE $0xd0 // notq %rax
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x06448d4c; BYTE $0x03 // leaq 0x3(%rsi,%rax), %r8
+	LONG $0xc1490f4c // cmovnsq %rcx, %r8
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	QUAD $0x0000010824948948 // movq %rdx, 0x108(%rsp)
+	QUAD $0x00000100248c8948 // movq %rcx, 0x100(%rsp)
+	LONG $0xff2a8e0f; WORD $0xffff // jle 0x130 <k_mul_panels+0x110>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	QUAD $0x000001102484894c // movq %r8, 0x110(%rsp)
+	LONG $0x28468b49 // movq 0x28(%r14), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0x02e7c148 // shlq $0x2, %rdi
+	WORD $0x0349; BYTE $0x3e // addq (%r14), %rdi
+	QUAD $0x0000012824bc8948 // movq %rdi, 0x128(%rsp)
+	QUAD $0x00000000b5148d48 // leaq (,%rsi,4), %rdx
+	QUAD $0x0000012024948948 // movq %rdx, 0x120(%rsp)
+	QUAD $0x0000000085148d48 // leaq (,%rax,4), %rdx
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
+	QUAD $0x00000000c5048d48 // leaq (,%rax,8), %rax
+	QUAD $0x0000009824848948 // movq %rax, 0x98(%rsp)
+	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	QUAD $0x000000a8249c8b48 // movq 0xa8(%rsp), %rbx
+	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	WORD $0x3feb // jmp 0x2de <k_mul_panels+0x2be>
+	LONG $0x117cc1c4; WORD $0x0045 // vmovups %ymm0, (%r13)
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x187dc2c4; BYTE $0x0a // vbroadcastss (%r10), %ymm1
-	LONG $0x987de2c4; BYTE $0x0e // vfmadd132ps (%rsi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0442 // vbroadcastss 0x4(%r10), %ymm0
-	LONG $0x9875e2c4; WORD $0x2046 // vfmadd132ps 0x20(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187dc2c4; WORD $0x084a // vbroadcastss 0x8(%r10), %ymm1
-	LONG $0x987de2c4; WORD $0x404e // vfmadd132ps 0x40(%rsi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0c42 // vbroadcastss 0xc(%r10), %ymm0
-	LONG $0x9875e2c4; WORD $0x6046 // vfmadd132ps 0x60(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x10c28349 // addq $0x10, %r10
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	WORD $0xb677 // ja 0x3b0 <k_mul_panels+0x390>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x0c198e0f; WORD $0x0000 // jle 0x101c <k_mul_panels+0xffc>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x03e38349 // andq $0x3, %r11
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x1053840f; WORD $0x0000 // je 0x1468 <k_mul_panels+0x1448>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x187dc2c4; BYTE $0x0a // vbroadcastss (%r10), %ymm1
-	LONG $0xb875e2c4; BYTE $0x06 // vfmadd231ps (%rsi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	WORD $0xe675 // jne 0x420 <k_mul_panels+0x400>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	WORD $0x294d; BYTE $0xf3 // subq %r14, %r11
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x1027830f; WORD $0x0000 // jae 0x1471 <k_mul_panels+0x1451>
-	LONG $0x001075e9; BYTE $0x00 // jmp 0x14c4 <k_mul_panels+0x14a4>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xc69e0f40 // setle %sil
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc2950f41 // setne %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	WORD $0x3375 // jne 0x49b <k_mul_panels+0x47b>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	QUAD $0x0000011824848b48 // movq 0x118(%rsp), %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x810c8d48 // leaq (%rcx,%rax,4), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	LONG $0x18c08349 // addq $0x18, %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	LONG $0xfe5a8d0f; WORD $0xffff // jge 0x138 <k_mul_panels+0x118>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x2a7e // jle 0x310 <k_mul_panels+0x2f0>
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	LONG $0x083c8d4c // leaq (%rax,%rcx), %r15
+	QUAD $0x000000d0248c2b4c // subq 0xd0(%rsp), %r9
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	WORD $0x6eeb // jmp 0x370 <k_mul_panels+0x350>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x00000110248c8b48 // movq 0x110(%rsp), %rcx
+	QUAD $0x000000a8248c3948 // cmpq %rcx, 0xa8(%rsp)
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0xca20 // andb %cl, %dl
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
+	WORD $0x2e75 // jne 0x361 <k_mul_panels+0x341>
+	QUAD $0x000000c0248c8b48 // movq 0xc0(%rsp), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x000000c824948b48 // movq 0xc8(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	QUAD $0x000000d0249c2b48 // subq 0xd0(%rsp), %rbx
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	QUAD $0x000000c0248c8948 // movq %rcx, 0xc0(%rsp)
+	WORD $0x0feb // jmp 0x370 <k_mul_panels+0x350>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x000003bf; BYTE $0x00 // movl $0x3, %edi
+	LONG $0x17fa8348 // cmpq $0x17, %rdx
+	WORD $0x137f // jg 0x394 <k_mul_panels+0x374>
+	LONG $0x074a8d48 // leaq 0x7(%rdx), %rcx
+	LONG $0x0e7a8d48 // leaq 0xe(%rdx), %rdi
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf9490f48 // cmovnsq %rcx, %rdi
+	LONG $0x03ffc148 // sarq $0x3, %rdi
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
+	LONG $0x81148d4a // leaq (%rcx,%r8,4), %rdx
+	QUAD $0x00000120248c8b48 // movq 0x120(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x00968f0f; WORD $0x0000 // jg 0x450 <k_mul_panels+0x430>
+	LONG $0x05f98348 // cmpq $0x5, %rcx
+	LONG $0x0121840f; WORD $0x0000 // je 0x4e5 <k_mul_panels+0x4c5>
+	LONG $0x06f98348 // cmpq $0x6, %rcx
+	LONG $0x01fb840f; WORD $0x0000 // je 0x5c9 <k_mul_panels+0x5a9>
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	LONG $0xfed8850f; WORD $0xffff // jne 0x2b0 <k_mul_panels+0x290>
+	LONG $0x48768b49 // movq 0x48(%r14), %rsi
+	LONG $0x50768b4d // movq 0x50(%r14), %r14
+	LONG $0xffc1c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rcx
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x2474894c; BYTE $0x78 // movq %r14, 0x78(%rsp)
+	LONG $0x0695840f; WORD $0x0000 // je 0xaa3 <k_mul_panels+0xa83>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x940f; BYTE $0xc2 // sete %dl
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x0679850f; WORD $0x0000 // jne 0xa9a <k_mul_panels+0xa7a>
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0x4c440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r9
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x14440f4c; BYTE $0x24 // cmoveq (%rsp), %r10
+	LONG $0x000060bb; BYTE $0x00 // movl $0x60, %ebx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x000688e9; BYTE $0x00 // jmp 0xace <k_mul_panels+0xaae>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x11f98348 // cmpq $0x11, %rcx
+	LONG $0x00f9840f; WORD $0x0000 // je 0x553 <k_mul_panels+0x533>
+	LONG $0x12f98348 // cmpq $0x12, %rcx
+	LONG $0x01d3840f; WORD $0x0000 // je 0x637 <k_mul_panels+0x617>
+	LONG $0x13f98348 // cmpq $0x13, %rcx
+	LONG $0xfe42850f; WORD $0xffff // jne 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x48768b49 // movq 0x48(%r14), %rsi
+	LONG $0x504e8b49 // movq 0x50(%r14), %rcx
+	LONG $0xffc2c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rdx
+	QUAD $0x000000b824b48948 // movq %rsi, 0xb8(%rsp)
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x08ab840f; WORD $0x0000 // je 0xd52 <k_mul_panels+0xd32>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xc6940f40 // sete %sil
+	QUAD $0x000000b824bc8348; BYTE $0x02 // cmpq $0x2, 0xb8(%rsp)
+	LONG $0x088c850f; WORD $0x0000 // jne 0xd4c <k_mul_panels+0xd2c>
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x7c440f48; WORD $0x6024 // cmoveq 0x60(%rsp), %rdi
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x14440f48; BYTE $0x24 // cmoveq (%rsp), %rdx
+	LONG $0x0060bc41; WORD $0x0000 // movl $0x60, %r12d
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x00089ae9; BYTE $0x00 // jmp 0xd7f <k_mul_panels+0xd5f>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x48568b49 // movq 0x48(%r14), %rdx
+	LONG $0x50668b4d // movq 0x50(%r14), %r12
+	LONG $0xffc7c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rdi
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	LONG $0x0191840f; WORD $0x0000 // je 0x6ac <k_mul_panels+0x68c>
+	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x2874 // je 0x49b <k_mul_panels+0x47b>
-	LONG $0x4c180f41; WORD $0x00b5 // prefetcht0 (%r13,%rsi,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x1c74 // je 0x49b <k_mul_panels+0x47b>
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x4c180f41; WORD $0x0035 // prefetcht0 (%r13,%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	WORD $0x0b74 // je 0x49b <k_mul_panels+0x47b>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x4c180f41; WORD $0x0035 // prefetcht0 (%r13,%rsi)
+	WORD $0x940f; BYTE $0xc1 // sete %cl
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0774 // je 0x4a8 <k_mul_panels+0x488>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0f75 // jne 0x4b7 <k_mul_panels+0x497>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x2049180f // prefetcht0 0x20(%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
-	LONG $0x6049180f // prefetcht0 0x60(%rcx)
+	LONG $0x0178850f; WORD $0x0000 // jne 0x6a6 <k_mul_panels+0x686>
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0x54440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r10
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x24440f4c; BYTE $0x24 // cmoveq (%rsp), %r12
+	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x00017fe9; BYTE $0x00 // jmp 0x6d2 <k_mul_panels+0x6b2>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x48668b4d // movq 0x48(%r14), %r12
+	LONG $0x50568b49 // movq 0x50(%r14), %rdx
+	LONG $0xffc1c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rcx
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x0267840f; WORD $0x0000 // je 0x7f0 <k_mul_panels+0x7d0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xc6940f40 // sete %sil
+	LONG $0x247c8348; WORD $0x0278 // cmpq $0x2, 0x78(%rsp)
+	LONG $0x0246850f; WORD $0x0000 // jne 0x7e5 <k_mul_panels+0x7c5>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0x4c440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r9
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x24440f4c; BYTE $0x24 // cmoveq (%rsp), %r12
+	LONG $0x000020bb; BYTE $0x00 // movl $0x20, %ebx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x00024de9; BYTE $0x00 // jmp 0x816 <k_mul_panels+0x7f6>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x48568b49 // movq 0x48(%r14), %rdx
+	LONG $0x50668b4d // movq 0x50(%r14), %r12
+	LONG $0xffc7c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rdi
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x2464894c; BYTE $0x78 // movq %r12, 0x78(%rsp)
+	LONG $0x0d5c840f; WORD $0x0000 // je 0x135b <k_mul_panels+0x133b>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x940f; BYTE $0xc1 // sete %cl
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x0d43850f; WORD $0x0000 // jne 0x1355 <k_mul_panels+0x1335>
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0x54440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r10
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x3c440f4c; BYTE $0x24 // cmoveq (%rsp), %r15
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x000d4ae9; BYTE $0x00 // jmp 0x1381 <k_mul_panels+0x1361>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x48568b4d // movq 0x48(%r14), %r10
+	LONG $0x50568b49 // movq 0x50(%r14), %rdx
+	LONG $0xffc1c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rcx
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
+	LONG $0x0f2d840f; WORD $0x0000 // je 0x159a <k_mul_panels+0x157a>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xc6940f40 // sete %sil
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x0f13850f; WORD $0x0000 // jne 0x1594 <k_mul_panels+0x1574>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x7c440f48; WORD $0x6024 // cmoveq 0x60(%rsp), %rdi
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x3c440f4c; BYTE $0x24 // cmoveq (%rsp), %r15
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x000f1de9; BYTE $0x00 // jmp 0x15c3 <k_mul_panels+0x15a3>
+	WORD $0x8840; BYTE $0xcf // movb %cl, %dil
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x2454234c; BYTE $0x60 // andq 0x60(%rsp), %r10
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x940f; BYTE $0xc1 // sete %cl
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfd440f4d // cmoveq %r13, %r15
+	WORD $0xe1c1; BYTE $0x05 // shll $0x5, %ecx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0xe0440f4c // cmoveq %rax, %r12
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x008a8c0f; WORD $0x0000 // jl 0x777 <k_mul_panels+0x757>
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xda4f0f49 // cmovgq %r10, %rbx
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf14f0f48 // cmovgq %rcx, %rsi
+	LONG $0x187dc2c4; BYTE $0x09 // vbroadcastss (%r9), %ymm1
+	LONG $0x987de2c4; BYTE $0x0f // vfmadd132ps (%rdi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0441 // vbroadcastss 0x4(%r9), %ymm0
+	LONG $0x9875e2c4; WORD $0x2047 // vfmadd132ps 0x20(%rdi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187dc2c4; WORD $0x0849 // vbroadcastss 0x8(%r9), %ymm1
+	LONG $0x987de2c4; WORD $0x404f // vfmadd132ps 0x40(%rdi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0c41 // vbroadcastss 0xc(%r9), %ymm0
+	LONG $0x9875e2c4; WORD $0x6047 // vfmadd132ps 0x60(%rdi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x10c18349 // addq $0x10, %r9
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0xfc5e8d49 // leaq -0x4(%r14), %rbx
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07fe8349 // cmpq $0x7, %r14
+	WORD $0x9377 // ja 0x700 <k_mul_panels+0x6e0>
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x537e // jle 0x7cf <k_mul_panels+0x7af>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x03e08348 // andq $0x3, %rax
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x31258d4c; WORD $0x00ad; BYTE $0x00 // leaq 0xad31(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x1185840f; WORD $0x0000 // je 0x191f <k_mul_panels+0x18ff>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x187dc2c4; BYTE $0x09 // vbroadcastss (%r9), %ymm1
+	LONG $0xb875e2c4; BYTE $0x07 // vfmadd231ps (%rdi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x20c78348 // addq $0x20, %rdi
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xe675 // jne 0x7a0 <k_mul_panels+0x780>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0x115e830f; WORD $0x0000 // jae 0x1928 <k_mul_panels+0x1908>
+	LONG $0x0011a5e9; BYTE $0x00 // jmp 0x1974 <k_mul_panels+0x1954>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0xe5258d4c; WORD $0x00ac; BYTE $0x00 // leaq 0xace5(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x00118fe9; BYTE $0x00 // jmp 0x1974 <k_mul_panels+0x1954>
+	WORD $0x8840; BYTE $0xf1 // movb %sil, %cl
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x244c234c; BYTE $0x60 // andq 0x60(%rsp), %r9
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x940f; BYTE $0xc3 // sete %bl
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfd440f4d // cmoveq %r13, %r15
+	WORD $0xe3c1; BYTE $0x05 // shll $0x5, %ebx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0xe0440f4c // cmoveq %rax, %r12
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x00f18c0f; WORD $0x0000 // jl 0x5d2 <k_mul_panels+0x5b2>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x9066 // nop
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x187dc2c4; BYTE $0x32 // vbroadcastss (%r10), %ymm6
-	LONG $0x3e10fcc5 // vmovups (%rsi), %ymm7
-	LONG $0x46107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm8
-	LONG $0x6e10fcc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm5
+	LONG $0x01378c0f; WORD $0x0000 // jl 0x974 <k_mul_panels+0x954>
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xc94f0f49 // cmovgq %r9, %rcx
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf34f0f48 // cmovgq %rbx, %rsi
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x187de2c4; BYTE $0x37 // vbroadcastss (%rdi), %ymm6
+	LONG $0x3a10fcc5 // vmovups (%rdx), %ymm7
+	LONG $0x42107cc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm8
+	LONG $0x6a10fcc5; BYTE $0x40 // vmovups 0x40(%rdx), %ymm5
+	LONG $0x187d62c4; WORD $0x044f // vbroadcastss 0x4(%rdi), %ymm9
 	LONG $0xa845e2c4; BYTE $0xf3 // vfmadd213ps %ymm3, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm3
-	LONG $0x187dc2c4; WORD $0x045a // vbroadcastss 0x4(%r10), %ymm3
-	LONG $0x187d42c4; WORD $0x084a // vbroadcastss 0x8(%r10), %ymm9
-	LONG $0xa845e2c4; BYTE $0xda // vfmadd213ps %ymm2, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm2
-	LONG $0xa84562c4; BYTE $0xc9 // vfmadd213ps %ymm1, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm1
-	LONG $0x187dc2c4; WORD $0x0c4a // vbroadcastss 0xc(%r10), %ymm1
-	LONG $0x6610fcc5; BYTE $0x60 // vmovups 0x60(%rsi), %ymm4
+	LONG $0xa84562c4; BYTE $0xca // vfmadd213ps %ymm2, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm2
+	LONG $0x187de2c4; WORD $0x0857 // vbroadcastss 0x8(%rdi), %ymm2
+	LONG $0x6210fcc5; BYTE $0x60 // vmovups 0x60(%rdx), %ymm4
+	LONG $0xa845e2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm1
+	LONG $0x187de2c4; WORD $0x0c4f // vbroadcastss 0xc(%rdi), %ymm1
 	LONG $0xa845e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm0
-	LONG $0x187dc2c4; WORD $0x1042 // vbroadcastss 0x10(%r10), %ymm0
+	LONG $0x187de2c4; WORD $0x1047 // vbroadcastss 0x10(%rdi), %ymm0
 	LONG $0xa83de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm6
-	LONG $0x187dc2c4; WORD $0x1452 // vbroadcastss 0x14(%r10), %ymm2
-	LONG $0xa83de2c4; BYTE $0xd3 // vfmadd213ps %ymm3, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm3
-	LONG $0x187dc2c4; WORD $0x185a // vbroadcastss 0x18(%r10), %ymm3
-	LONG $0x187dc2c4; WORD $0x1c72 // vbroadcastss 0x1c(%r10), %ymm6
+	LONG $0x187de2c4; WORD $0x145f // vbroadcastss 0x14(%rdi), %ymm3
+	LONG $0x187de2c4; WORD $0x1877 // vbroadcastss 0x18(%rdi), %ymm6
 	LONG $0xa83dc2c4; BYTE $0xd9 // vfmadd213ps %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm9
-	LONG $0xa83de2c4; BYTE $0xf1 // vfmadd213ps %ymm1, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm1
-	LONG $0x187dc2c4; WORD $0x204a // vbroadcastss 0x20(%r10), %ymm1
+	LONG $0xa83de2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm2
+	LONG $0x187de2c4; WORD $0x1c57 // vbroadcastss 0x1c(%rdi), %ymm2
+	LONG $0xa83de2c4; BYTE $0xd1 // vfmadd213ps %ymm1, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm1
+	LONG $0x187de2c4; WORD $0x204f // vbroadcastss 0x20(%rdi), %ymm1
 	LONG $0xa855e2c4; BYTE $0xc8 // vfmadd213ps %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm0
-	LONG $0x187dc2c4; WORD $0x2442 // vbroadcastss 0x24(%r10), %ymm0
-	LONG $0xa855e2c4; BYTE $0xc2 // vfmadd213ps %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
-	LONG $0x187dc2c4; WORD $0x287a // vbroadcastss 0x28(%r10), %ymm7
-	LONG $0x187d42c4; WORD $0x2c42 // vbroadcastss 0x2c(%r10), %ymm8
-	LONG $0xa855e2c4; BYTE $0xfb // vfmadd213ps %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
-	LONG $0xa85562c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm6
-	LONG $0x187dc2c4; WORD $0x305a // vbroadcastss 0x30(%r10), %ymm3
+	LONG $0x187de2c4; WORD $0x2447 // vbroadcastss 0x24(%rdi), %ymm0
+	LONG $0x187de2c4; WORD $0x287f // vbroadcastss 0x28(%rdi), %ymm7
+	LONG $0xa855e2c4; BYTE $0xc3 // vfmadd213ps %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
+	LONG $0xa855e2c4; BYTE $0xfe // vfmadd213ps %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
+	LONG $0x187de2c4; WORD $0x2c77 // vbroadcastss 0x2c(%rdi), %ymm6
+	LONG $0xa855e2c4; BYTE $0xf2 // vfmadd213ps %ymm2, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm2
+	LONG $0x187de2c4; WORD $0x305f // vbroadcastss 0x30(%rdi), %ymm3
 	LONG $0xa85de2c4; BYTE $0xd9 // vfmadd213ps %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
-	LONG $0x187dc2c4; WORD $0x3452 // vbroadcastss 0x34(%r10), %ymm2
+	LONG $0x187de2c4; WORD $0x3457 // vbroadcastss 0x34(%rdi), %ymm2
+	LONG $0x187de2c4; WORD $0x384f // vbroadcastss 0x38(%rdi), %ymm1
 	LONG $0xa85de2c4; BYTE $0xd0 // vfmadd213ps %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
-	LONG $0x187dc2c4; WORD $0x384a // vbroadcastss 0x38(%r10), %ymm1
-	LONG $0x187dc2c4; WORD $0x3c42 // vbroadcastss 0x3c(%r10), %ymm0
 	LONG $0xa85de2c4; BYTE $0xcf // vfmadd213ps %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm7
-	LONG $0xa85dc2c4; BYTE $0xc0 // vfmadd213ps %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm8
-	LONG $0x40c28349 // addq $0x40, %r10
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0xff1e870f; WORD $0xffff // ja 0x4f0 <k_mul_panels+0x4d0>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x0a4b8e0f; WORD $0x0000 // jle 0x1026 <k_mul_panels+0x1006>
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107ca1c4; WORD $0x5e24 // vmovups (%rsi,%r11,2), %ymm4
-	LONG $0x187d82c4; WORD $0x1a2c // vbroadcastss (%r10,%r11), %ymm5
+	LONG $0x187de2c4; WORD $0x3c47 // vbroadcastss 0x3c(%rdi), %ymm0
+	LONG $0xa85de2c4; BYTE $0xc6 // vfmadd213ps %ymm6, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm6
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0xfc4a8d49 // leaq -0x4(%r10), %rcx
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07fa8349 // cmpq $0x7, %r10
+	LONG $0xfefb870f; WORD $0xffff // ja 0x860 <k_mul_panels+0x840>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x009f8e0f; WORD $0x0000 // jle 0xa1c <k_mul_panels+0x9fc>
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x37258d4c; WORD $0x00ab; BYTE $0x00 // leaq 0xab37(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x2410fcc5; BYTE $0x42 // vmovups (%rdx,%rax,2), %ymm4
+	LONG $0x187de2c4; WORD $0x072c // vbroadcastss (%rdi,%rax), %ymm5
 	LONG $0xb85de2c4; BYTE $0xdd // vfmadd231ps %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x187d82c4; WORD $0x1a6c; BYTE $0x04 // vbroadcastss 0x4(%r10,%r11), %ymm5
-	LONG $0x187d82c4; WORD $0x1a74; BYTE $0x08 // vbroadcastss 0x8(%r10,%r11), %ymm6
+	LONG $0x187de2c4; WORD $0x076c; BYTE $0x04 // vbroadcastss 0x4(%rdi,%rax), %ymm5
+	LONG $0x187de2c4; WORD $0x0774; BYTE $0x08 // vbroadcastss 0x8(%rdi,%rax), %ymm6
 	LONG $0xb85de2c4; BYTE $0xd5 // vfmadd231ps %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
 	LONG $0xb85de2c4; BYTE $0xce // vfmadd231ps %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	LONG $0x187d82c4; WORD $0x1a6c; BYTE $0x0c // vbroadcastss 0xc(%r10,%r11), %ymm5
+	LONG $0x187de2c4; WORD $0x076c; BYTE $0x0c // vbroadcastss 0xc(%rdi,%rax), %ymm5
 	LONG $0xb85de2c4; BYTE $0xc5 // vfmadd231ps %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	LONG $0x10c38349 // addq $0x10, %r11
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0xbe77 // ja 0x5f0 <k_mul_panels+0x5d0>
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x09f9840f; WORD $0x0000 // je 0x1035 <k_mul_panels+0x1015>
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x0ff5850f; WORD $0x0000 // jne 0x1640 <k_mul_panels+0x1620>
-	LONG $0x1958e4c5 // vaddps (%rcx), %ymm3, %ymm3
-	LONG $0x5158ecc5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm2, %ymm2
-	LONG $0x4958f4c5; BYTE $0x40 // vaddps 0x40(%rcx), %ymm1, %ymm1
-	LONG $0x4158fcc5; BYTE $0x60 // vaddps 0x60(%rcx), %ymm0, %ymm0
-	LONG $0x000fdde9; BYTE $0x00 // jmp 0x1640 <k_mul_panels+0x1620>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xc69e0f40 // setle %sil
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc2950f41 // setne %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	WORD $0x0f75 // jne 0x68a <k_mul_panels+0x66a>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
-	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0774 // je 0x697 <k_mul_panels+0x677>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0b75 // jne 0x6a2 <k_mul_panels+0x682>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x2049180f // prefetcht0 0x20(%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x10c08348 // addq $0x10, %rax
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	WORD $0xbf77 // ja 0x9a0 <k_mul_panels+0x980>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x5174 // je 0xa3d <k_mul_panels+0xa1d>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x1942850f; WORD $0x0000 // jne 0x2341 <k_mul_panels+0x2321>
+	LONG $0x5864c1c4; WORD $0x005d // vaddps (%r13), %ymm3, %ymm3
+	LONG $0x586cc1c4; WORD $0x2055 // vaddps 0x20(%r13), %ymm2, %ymm2
+	LONG $0x5874c1c4; WORD $0x404d // vaddps 0x40(%r13), %ymm1, %ymm1
+	LONG $0x587cc1c4; WORD $0x6045 // vaddps 0x60(%r13), %ymm0, %ymm0
+	LONG $0x001925e9; BYTE $0x00 // jmp 0x2341 <k_mul_panels+0x2321>
+	LONG $0x9d258d4c; WORD $0x00aa; BYTE $0x00 // leaq 0xaa9d(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0xaf75 // jne 0x9ec <k_mul_panels+0x9cc>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x18ef8e0f; WORD $0x0000 // jle 0x2341 <k_mul_panels+0x2321>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	LONG $0x10438c0f; WORD $0x0000 // jl 0x1aaa <k_mul_panels+0x1a8a>
+	LONG $0x1a58e4c5 // vaddps (%rdx), %ymm3, %ymm3
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x18c7840f; WORD $0x0000 // je 0x2341 <k_mul_panels+0x2321>
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x586cc1c4; WORD $0x9314 // vaddps (%r11,%rdx,4), %ymm2, %ymm2
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x16d5850f; WORD $0x0000 // jne 0x2167 <k_mul_panels+0x2147>
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x0018a7e9; BYTE $0x00 // jmp 0x2341 <k_mul_panels+0x2321>
+	WORD $0xd188 // movb %dl, %cl
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x244c234c; BYTE $0x60 // andq 0x60(%rsp), %r9
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0xd0440f4c // cmoveq %rax, %r10
+	LONG $0x02fe8349 // cmpq $0x2, %r14
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0x000060b9; BYTE $0x00 // movl $0x60, %ecx
+	LONG $0xd9440f48 // cmoveq %rcx, %rbx
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfd440f4d // cmoveq %r13, %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x00b28c0f; WORD $0x0000 // jl 0x77a <k_mul_panels+0x75a>
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
-	LONG $0xb865e2c4; BYTE $0x16 // vfmadd231ps (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb865e2c4; WORD $0x204e // vfmadd231ps 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb865e2c4; WORD $0x4046 // vfmadd231ps 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x187de2c4; WORD $0x045d // vbroadcastss 0x4(%rbp), %ymm3
-	LONG $0xb865e2c4; WORD $0x6056 // vfmadd231ps 0x60(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000808eb865e2c4; BYTE $0x00 // vfmadd231ps 0x80(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x0000a086b865e2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x187de2c4; WORD $0x085d // vbroadcastss 0x8(%rbp), %ymm3
-	QUAD $0x0000c096b865e2c4; BYTE $0x00 // vfmadd231ps 0xc0(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000e08eb865e2c4; BYTE $0x00 // vfmadd231ps 0xe0(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x00010086b865e2c4; BYTE $0x00 // vfmadd231ps 0x100(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x187de2c4; WORD $0x0c5d // vbroadcastss 0xc(%rbp), %ymm3
-	QUAD $0x00012096b865e2c4; BYTE $0x00 // vfmadd231ps 0x120(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0001408eb865e2c4; BYTE $0x00 // vfmadd231ps 0x140(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x00016086b865e2c4; BYTE $0x00 // vfmadd231ps 0x160(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x10c58348 // addq $0x10, %rbp
-	LONG $0x80c68148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsi # imm = 0x180
-	LONG $0xfc628d4d // leaq -0x4(%r10), %r12
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fa8349 // cmpq $0x7, %r10
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0xff66870f; WORD $0xffff // ja 0x6e0 <k_mul_panels+0x6c0>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x0b738e0f; WORD $0x0000 // jle 0x12f6 <k_mul_panels+0x12d6>
-	LONG $0x01c4f641 // testb $0x1, %r12b
-	LONG $0x0af0850f; WORD $0x0000 // jne 0x127d <k_mul_panels+0x125d>
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x0b0d850f; WORD $0x0000 // jne 0x12a7 <k_mul_panels+0x1287>
-	LONG $0x000b57e9; BYTE $0x00 // jmp 0x12f6 <k_mul_panels+0x12d6>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x9e0f; BYTE $0xc2 // setle %dl
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
-	WORD $0x6575 // jne 0x818 <k_mul_panels+0x7f8>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
-	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x5074 // je 0x818 <k_mul_panels+0x7f8>
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00e78c0f; WORD $0x0000 // jl 0xbd8 <k_mul_panels+0xbb8>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	WORD $0x9066 // nop
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x0a180f41 // prefetcht0 (%r10)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x4a180f41; BYTE $0x20 // prefetcht0 0x20(%r10)
+	LONG $0x4f180f41; BYTE $0x20 // prefetcht0 0x20(%r15)
+	LONG $0x4a180f41; BYTE $0x40 // prefetcht0 0x40(%r10)
+	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf14f0f4d // cmovgq %r9, %r14
+	LONG $0x4f180f41; BYTE $0x40 // prefetcht0 0x40(%r15)
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xe34f0f4c // cmovgq %rbx, %r12
+	LONG $0x187de2c4; BYTE $0x1a // vbroadcastss (%rdx), %ymm3
+	LONG $0xb865e2c4; BYTE $0x17 // vfmadd231ps (%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x204f // vfmadd231ps 0x20(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4047 // vfmadd231ps 0x40(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x045a // vbroadcastss 0x4(%rdx), %ymm3
+	LONG $0xb865e2c4; WORD $0x6057 // vfmadd231ps 0x60(%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000808fb865e2c4; BYTE $0x00 // vfmadd231ps 0x80(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a087b865e2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x085a // vbroadcastss 0x8(%rdx), %ymm3
+	QUAD $0x0000c097b865e2c4; BYTE $0x00 // vfmadd231ps 0xc0(%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000e08fb865e2c4; BYTE $0x00 // vfmadd231ps 0xe0(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00010087b865e2c4; BYTE $0x00 // vfmadd231ps 0x100(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x0c5a // vbroadcastss 0xc(%rdx), %ymm3
+	QUAD $0x00012097b865e2c4; BYTE $0x00 // vfmadd231ps 0x120(%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0001408fb865e2c4; BYTE $0x00 // vfmadd231ps 0x140(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00016087b865e2c4; BYTE $0x00 // vfmadd231ps 0x160(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0x80c78148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdi # imm = 0x180
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	LONG $0xfc718d4c // leaq -0x4(%rcx), %r14
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	LONG $0xff2f870f; WORD $0xffff // ja 0xb00 <k_mul_panels+0xae0>
+	LONG $0xe8258d4c; WORD $0x00a8; BYTE $0x00 // leaq 0xa8e8(%rip), %r12 # 0xb4c0 <lanes>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x287e // jle 0xc05 <k_mul_panels+0xbe5>
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x2475 // jne 0xc1b <k_mul_panels+0xbfb>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x4375 // jne 0xc43 <k_mul_panels+0xc23>
+	LONG $0x000090e9; BYTE $0x00 // jmp 0xc95 <k_mul_panels+0xc75>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x7aeb // jmp 0xc95 <k_mul_panels+0xc75>
+	LONG $0x187de2c4; BYTE $0x1a // vbroadcastss (%rdx), %ymm3
+	LONG $0xb865e2c4; BYTE $0x17 // vfmadd231ps (%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x204f // vfmadd231ps 0x20(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4047 // vfmadd231ps 0x40(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0xff468d49 // leaq -0x1(%r14), %rax
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x60c78348 // addq $0x60, %rdi
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x5274 // je 0xc95 <k_mul_panels+0xc75>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x187de2c4; BYTE $0x1a // vbroadcastss (%rdx), %ymm3
+	LONG $0xb865e2c4; BYTE $0x17 // vfmadd231ps (%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb865e2c4; WORD $0x204f // vfmadd231ps 0x20(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb865e2c4; WORD $0x4047 // vfmadd231ps 0x40(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x045a // vbroadcastss 0x4(%rdx), %ymm3
+	LONG $0xb865e2c4; WORD $0x6057 // vfmadd231ps 0x60(%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000808fb865e2c4; BYTE $0x00 // vfmadd231ps 0x80(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a087b865e2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x08c28348 // addq $0x8, %rdx
+	LONG $0xc0c78148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdi
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xbb72 // jb 0xc50 <k_mul_panels+0xc30>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	WORD $0x4674 // je 0xce6 <k_mul_panels+0xcc6>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0095 // prefetcht0 (%r13,%rdx,4)
-	LONG $0x4c180f41; WORD $0x2095 // prefetcht0 0x20(%r13,%rdx,4)
-	LONG $0x4c180f41; WORD $0x4095 // prefetcht0 0x40(%r13,%rdx,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x3474 // je 0x818 <k_mul_panels+0x7f8>
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x4015 // prefetcht0 0x40(%r13,%rdx)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	WORD $0x1774 // je 0x818 <k_mul_panels+0x7f8>
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x4015 // prefetcht0 0x40(%r13,%rdx)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0774 // je 0x825 <k_mul_panels+0x805>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x4775 // jne 0x86c <k_mul_panels+0x84c>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x2049180f // prefetcht0 0x20(%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
-	LONG $0x6049180f // prefetcht0 0x60(%rcx)
-	LONG $0x8089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0x80(%rcx)
-	LONG $0xa089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xa0(%rcx)
-	LONG $0xc089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xc0(%rcx)
-	LONG $0xe089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xe0(%rcx)
-	LONG $0x0089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x100(%rcx)
-	LONG $0x2089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x120(%rcx)
-	LONG $0x4089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x140(%rcx)
-	LONG $0x6089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x160(%rcx)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	WORD $0x1275 // jne 0xcc1 <k_mul_panels+0xca1>
+	LONG $0x586cc1c4; WORD $0x0055 // vaddps (%r13), %ymm2, %ymm2
+	LONG $0x5874c1c4; WORD $0x204d // vaddps 0x20(%r13), %ymm1, %ymm1
+	LONG $0x587cc1c4; WORD $0x4045 // vaddps 0x40(%r13), %ymm0, %ymm0
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0x0f38850f; WORD $0x0000 // jne 0x1c0a <k_mul_panels+0x1bea>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x0efa8f0f; WORD $0x0000 // jg 0x1bdb <k_mul_panels+0x1bbb>
+	LONG $0xfff5cae9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x0d858e0f; WORD $0x0000 // jle 0x1a83 <k_mul_panels+0x1a63>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x0e6d8e0f; WORD $0x0000 // jle 0x1b7f <k_mul_panels+0x1b5f>
+	LONG $0x1258ecc5 // vaddps (%rdx), %ymm2, %ymm2
+	LONG $0x0ffb8349 // cmpq $0xf, %r11
+	LONG $0x0e7b860f; WORD $0x0000 // jbe 0x1b9b <k_mul_panels+0x1b7b>
+	LONG $0x4a58f4c5; BYTE $0x20 // vaddps 0x20(%rdx), %ymm1, %ymm1
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x17fb8349 // cmpq $0x17, %r11
+	LONG $0x1464860f; WORD $0x0000 // jbe 0x2197 <k_mul_panels+0x2177>
+	LONG $0x1810fcc5 // vmovups (%rax), %ymm3
+	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0x0e94840f; WORD $0x0000 // je 0x1bdb <k_mul_panels+0x1bbb>
+	LONG $0x000ebee9; BYTE $0x00 // jmp 0x1c0a <k_mul_panels+0x1bea>
+	WORD $0x8840; BYTE $0xf2 // movb %sil, %dl
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x247c2348; BYTE $0x60 // andq 0x60(%rsp), %rdi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xd0440f48 // cmoveq %rax, %rdx
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0x000060b9; BYTE $0x00 // movl $0x60, %ecx
+	LONG $0xe1440f4c // cmoveq %rcx, %r12
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0xcd440f4d // cmoveq %r13, %r9
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
@@ -492,238 +751,416 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x020a8c0f; WORD $0x0000 // jl 0xaca <k_mul_panels+0xaaa>
-	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x187d62c4; BYTE $0x22 // vbroadcastss (%rdx), %ymm12
-	LONG $0x2e107cc5 // vmovups (%rsi), %ymm13
-	LONG $0x76107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm14
-	LONG $0x7e107cc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm15
-	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
-	LONG $0xb81dc2c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm13) + ymm0
-	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x02688c0f; WORD $0x0000 // jl 0x1033 <k_mul_panels+0x1013>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x4411fcc5; WORD $0x7824 // vmovups %ymm0, 0x78(%rsp)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x204a180f // prefetcht0 0x20(%rdx)
+	LONG $0x49180f41; BYTE $0x20 // prefetcht0 0x20(%r9)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x187d42c4; BYTE $0x27 // vbroadcastss (%r15), %ymm12
+	LONG $0x2b107cc5 // vmovups (%rbx), %ymm13
+	LONG $0x73107cc5; BYTE $0x20 // vmovups 0x20(%rbx), %ymm14
+	LONG $0x7b107cc5; BYTE $0x40 // vmovups 0x40(%rbx), %ymm15
+	LONG $0xb81dc2c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm13) + ymm3
 	LONG $0xb81d42c4; BYTE $0xde // vfmadd231ps %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
 	LONG $0xb80542c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm12) + ymm10
-	LONG $0x187de2c4; WORD $0x0442 // vbroadcastss 0x4(%rdx), %ymm0
-	LONG $0x66107cc5; BYTE $0x60 // vmovups 0x60(%rsi), %ymm12
-	LONG $0xb87d42c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm13) + ymm9
-	LONG $0xb87d42c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm14) + ymm8
-	LONG $0xb805e2c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm0) + ymm7
-	LONG $0x187de2c4; WORD $0x0842 // vbroadcastss 0x8(%rdx), %ymm0
+	LONG $0x187d42c4; WORD $0x0467 // vbroadcastss 0x4(%r15), %ymm12
+	LONG $0xb81d42c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm13) + ymm9
+	LONG $0xb81d42c4; BYTE $0xc6 // vfmadd231ps %ymm14, %ymm12, %ymm8 # ymm8 = (ymm12 * ymm14) + ymm8
+	LONG $0xb805c2c4; BYTE $0xfc // vfmadd231ps %ymm12, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm12) + ymm7
+	LONG $0x187dc2c4; WORD $0x0847 // vbroadcastss 0x8(%r15), %ymm0
+	LONG $0x63107cc5; BYTE $0x60 // vmovups 0x60(%rbx), %ymm12
+	QUAD $0x00013024a4117cc5; BYTE $0x00 // vmovups %ymm12, 0x130(%rsp)
 	LONG $0xb87dc2c4; BYTE $0xf5 // vfmadd231ps %ymm13, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm13) + ymm6
 	LONG $0xb87dc2c4; BYTE $0xee // vfmadd231ps %ymm14, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm14) + ymm5
 	LONG $0xb805e2c4; BYTE $0xe0 // vfmadd231ps %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
-	LONG $0x187de2c4; WORD $0x0c42 // vbroadcastss 0xc(%rdx), %ymm0
-	LONG $0xb87dc2c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm13) + ymm3
+	LONG $0x187dc2c4; WORD $0x0c47 // vbroadcastss 0xc(%r15), %ymm0
+	LONG $0x64107cc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm12
+	LONG $0xb87d42c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm13) + ymm12
 	LONG $0xb87dc2c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm14) + ymm2
 	LONG $0xb87dc2c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
-	QUAD $0x000000808610fcc5 // vmovups 0x80(%rsi), %ymm0
-	QUAD $0x000000a0ae107cc5 // vmovups 0xa0(%rsi), %ymm13
-	LONG $0x187d62c4; WORD $0x1072 // vbroadcastss 0x10(%rdx), %ymm14
-	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
-	LONG $0xb80d42c4; BYTE $0xfc // vfmadd231ps %ymm12, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm12) + ymm15
-	LONG $0x7c117cc5; WORD $0x4024 // vmovups %ymm15, 0x40(%rsp)
-	LONG $0xb80d62c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm0) + ymm11
-	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
-	LONG $0x187d62c4; WORD $0x1472 // vbroadcastss 0x14(%rdx), %ymm14
-	LONG $0xb80d42c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm12) + ymm9
-	LONG $0xb80d62c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
-	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
-	LONG $0x187d62c4; WORD $0x1872 // vbroadcastss 0x18(%rdx), %ymm14
-	LONG $0xb80dc2c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm12) + ymm6
-	LONG $0xb80de2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
-	LONG $0x187d62c4; WORD $0x1c7a // vbroadcastss 0x1c(%rdx), %ymm15
-	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0xb805c2c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm12) + ymm3
-	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
-	LONG $0xb805c2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
-	QUAD $0x000000c08610fcc5 // vmovups 0xc0(%rsi), %ymm0
-	QUAD $0x000000e0a6107cc5 // vmovups 0xe0(%rsi), %ymm12
-	LONG $0x187d62c4; WORD $0x206a // vbroadcastss 0x20(%rdx), %ymm13
-	QUAD $0x00000100b6107cc5 // vmovups 0x100(%rsi), %ymm14
-	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
-	LONG $0xb81562c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm13, %ymm15 # ymm15 = (ymm13 * ymm0) + ymm15
-	LONG $0xb81542c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm13, %ymm11 # ymm11 = (ymm13 * ymm12) + ymm11
+	QUAD $0x000000808310fcc5 // vmovups 0x80(%rbx), %ymm0
+	LONG $0x187d42c4; WORD $0x106f // vbroadcastss 0x10(%r15), %ymm13
+	QUAD $0x000000a0b3107cc5 // vmovups 0xa0(%rbx), %ymm14
+	QUAD $0x00013024bc107cc5; BYTE $0x00 // vmovups 0x130(%rsp), %ymm15
+	LONG $0xb815c2c4; BYTE $0xdf // vfmadd231ps %ymm15, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm15) + ymm3
+	LONG $0xb81562c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm13, %ymm11 # ymm11 = (ymm13 * ymm0) + ymm11
 	LONG $0xb80d42c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0x187d62c4; WORD $0x246a // vbroadcastss 0x24(%rdx), %ymm13
-	LONG $0xb81562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
-	LONG $0xb81542c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm12) + ymm8
+	LONG $0x187d42c4; WORD $0x146f // vbroadcastss 0x14(%r15), %ymm13
+	LONG $0xb81542c4; BYTE $0xcf // vfmadd231ps %ymm15, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm15) + ymm9
+	LONG $0xb81562c4; BYTE $0xc0 // vfmadd231ps %ymm0, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm0) + ymm8
 	LONG $0xb80dc2c4; BYTE $0xfd // vfmadd231ps %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
-	LONG $0x187d62c4; WORD $0x286a // vbroadcastss 0x28(%rdx), %ymm13
-	LONG $0xb815e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm0) + ymm6
-	LONG $0xb815c2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm12) + ymm5
+	LONG $0x187d42c4; WORD $0x186f // vbroadcastss 0x18(%r15), %ymm13
+	LONG $0xb815c2c4; BYTE $0xf7 // vfmadd231ps %ymm15, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm15) + ymm6
+	LONG $0xb815e2c4; BYTE $0xe8 // vfmadd231ps %ymm0, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm0) + ymm5
 	LONG $0xb80dc2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0x187d62c4; WORD $0x2c6a // vbroadcastss 0x2c(%rdx), %ymm13
-	LONG $0xb815e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm0) + ymm3
-	LONG $0xb815c2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm12) + ymm2
+	LONG $0x187d42c4; WORD $0x1c6f // vbroadcastss 0x1c(%r15), %ymm13
+	LONG $0xb81542c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm13, %ymm12 # ymm12 = (ymm13 * ymm15) + ymm12
+	LONG $0x64117cc5; WORD $0x7824 // vmovups %ymm12, 0x78(%rsp)
+	LONG $0xb815e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm0) + ymm2
 	LONG $0xb815c2c4; BYTE $0xce // vfmadd231ps %ymm14, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm14) + ymm1
-	QUAD $0x000001208610fcc5 // vmovups 0x120(%rsi), %ymm0
-	QUAD $0x00000140a6107cc5 // vmovups 0x140(%rsi), %ymm12
-	QUAD $0x00000160ae107cc5 // vmovups 0x160(%rsi), %ymm13
-	LONG $0x187d62c4; WORD $0x3072 // vbroadcastss 0x30(%rdx), %ymm14
-	LONG $0xb80d62c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
-	LONG $0x7c117cc5; WORD $0x4024 // vmovups %ymm15, 0x40(%rsp)
+	QUAD $0x000000c08310fcc5 // vmovups 0xc0(%rbx), %ymm0
+	QUAD $0x000000e0a3107cc5 // vmovups 0xe0(%rbx), %ymm12
+	QUAD $0x00000100ab107cc5 // vmovups 0x100(%rbx), %ymm13
+	LONG $0x187d42c4; WORD $0x2077 // vbroadcastss 0x20(%r15), %ymm14
+	LONG $0xb80de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
 	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	LONG $0x187d62c4; WORD $0x347a // vbroadcastss 0x34(%rdx), %ymm15
+	LONG $0x187d42c4; WORD $0x247f // vbroadcastss 0x24(%r15), %ymm15
 	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
 	LONG $0xb80562c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm0) + ymm9
 	LONG $0xb80542c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm12) + ymm8
 	LONG $0xb815c2c4; BYTE $0xff // vfmadd231ps %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
-	LONG $0x187d62c4; WORD $0x3872 // vbroadcastss 0x38(%rdx), %ymm14
+	LONG $0x187d42c4; WORD $0x2877 // vbroadcastss 0x28(%r15), %ymm14
 	LONG $0xb80de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
 	LONG $0xb80dc2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
 	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0x187d62c4; WORD $0x3c72 // vbroadcastss 0x3c(%rdx), %ymm14
-	LONG $0xb80de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
+	LONG $0x187d42c4; WORD $0x2c77 // vbroadcastss 0x2c(%r15), %ymm14
+	LONG $0x7c107cc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm15
+	LONG $0xb80d62c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
+	LONG $0x7c117cc5; WORD $0x7824 // vmovups %ymm15, 0x78(%rsp)
 	LONG $0xb80dc2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm12) + ymm2
 	LONG $0xb80dc2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
-	LONG $0x40c28348 // addq $0x40, %rdx
-	LONG $0x80c68148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsi # imm = 0x180
-	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fc8349 // cmpq $0x7, %r12
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0xfe16870f; WORD $0xffff // ja 0x8e0 <k_mul_panels+0x8c0>
-	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
-	LONG $0xf4287cc5 // vmovaps %ymm4, %ymm14
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x05c78e0f; WORD $0x0000 // jle 0x10a4 <k_mul_panels+0x1084>
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x6411fcc5; WORD $0x4024 // vmovups %ymm4, 0x40(%rsp)
-	LONG $0x0610fcc5 // vmovups (%rsi), %ymm0
-	LONG $0x66107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm12
-	LONG $0x6e107cc5; BYTE $0x40 // vmovups 0x40(%rsi), %ymm13
-	LONG $0xf4297cc5 // vmovaps %ymm14, %ymm4
-	LONG $0x187d62c4; BYTE $0x32 // vbroadcastss (%rdx), %ymm14
-	LONG $0xb80de2c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm0) + ymm1
+	QUAD $0x000001208310fcc5 // vmovups 0x120(%rbx), %ymm0
+	QUAD $0x00000140ab107cc5 // vmovups 0x140(%rbx), %ymm13
+	QUAD $0x00000160a3107cc5 // vmovups 0x160(%rbx), %ymm12
+	LONG $0x187d42c4; WORD $0x3077 // vbroadcastss 0x30(%r15), %ymm14
+	LONG $0xb80de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
+	LONG $0xb80d42c4; BYTE $0xdd // vfmadd231ps %ymm13, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm13) + ymm11
+	LONG $0xb81d42c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm14) + ymm10
+	LONG $0x187d42c4; WORD $0x3477 // vbroadcastss 0x34(%r15), %ymm14
+	LONG $0xb80d62c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
+	LONG $0xb80d42c4; BYTE $0xc5 // vfmadd231ps %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0x187d42c4; WORD $0x387f // vbroadcastss 0x38(%r15), %ymm15
+	LONG $0xb81dc2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	LONG $0xb805e2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm0) + ymm6
+	LONG $0xb805c2c4; BYTE $0xed // vfmadd231ps %ymm13, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm13) + ymm5
+	LONG $0xb81dc2c4; BYTE $0xe7 // vfmadd231ps %ymm15, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm15) + ymm4
+	LONG $0x187d42c4; WORD $0x3c77 // vbroadcastss 0x3c(%r15), %ymm14
+	LONG $0x7c107cc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm15
+	LONG $0xb80d62c4; BYTE $0xf8 // vfmadd231ps %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
+	LONG $0x7c117cc5; WORD $0x7824 // vmovups %ymm15, 0x78(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf74f0f48 // cmovgq %rdi, %rsi
+	LONG $0xb80dc2c4; BYTE $0xd5 // vfmadd231ps %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xd44f0f4d // cmovgq %r12, %r10
+	LONG $0xb80dc2c4; BYTE $0xcc // vfmadd231ps %ymm12, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm12) + ymm1
+	LONG $0x40c78349 // addq $0x40, %r15
+	LONG $0x80c38148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rbx # imm = 0x180
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0xfc718d48 // leaq -0x4(%rcx), %rsi
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	LONG $0xfdd1870f; WORD $0xffff // ja 0xdf0 <k_mul_panels+0xdd0>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0xf2287cc5 // vmovaps %ymm2, %ymm14
+	LONG $0x5410fcc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm2
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x00bb8e0f; WORD $0x0000 // jle 0x10fc <k_mul_panels+0x10dc>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x75258d4c; WORD $0x00a4; BYTE $0x00 // leaq 0xa475(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x5411fcc5; WORD $0x7824 // vmovups %ymm2, 0x78(%rsp)
+	LONG $0x0310fcc5 // vmovups (%rbx), %ymm0
+	LONG $0x63107cc5; BYTE $0x20 // vmovups 0x20(%rbx), %ymm12
+	LONG $0x6b107cc5; BYTE $0x40 // vmovups 0x40(%rbx), %ymm13
+	LONG $0xf2297cc5 // vmovaps %ymm14, %ymm2
+	LONG $0x187d42c4; BYTE $0x37 // vbroadcastss (%r15), %ymm14
+	LONG $0xb80de2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
 	LONG $0xb80d42c4; BYTE $0xdc // vfmadd231ps %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
 	LONG $0xb81542c4; BYTE $0xd6 // vfmadd231ps %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
-	LONG $0x187d62c4; WORD $0x0472 // vbroadcastss 0x4(%rdx), %ymm14
+	LONG $0x187d42c4; WORD $0x0477 // vbroadcastss 0x4(%r15), %ymm14
 	LONG $0xb80d62c4; BYTE $0xc8 // vfmadd231ps %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
 	LONG $0xb80d42c4; BYTE $0xc4 // vfmadd231ps %ymm12, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm12) + ymm8
 	LONG $0xb815c2c4; BYTE $0xfe // vfmadd231ps %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
-	LONG $0x187d62c4; WORD $0x0872 // vbroadcastss 0x8(%rdx), %ymm14
+	LONG $0x187d42c4; WORD $0x0877 // vbroadcastss 0x8(%r15), %ymm14
 	LONG $0xb80de2c4; BYTE $0xf0 // vfmadd231ps %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
 	LONG $0xb80dc2c4; BYTE $0xec // vfmadd231ps %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
-	LONG $0x187d62c4; WORD $0x0c7a // vbroadcastss 0xc(%rdx), %ymm15
+	LONG $0x187d42c4; WORD $0x0c7f // vbroadcastss 0xc(%r15), %ymm15
 	LONG $0xb815c2c4; BYTE $0xe6 // vfmadd231ps %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0xf4287cc5 // vmovaps %ymm4, %ymm14
-	LONG $0x6410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm4
-	LONG $0xb805e2c4; BYTE $0xd8 // vfmadd231ps %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
-	LONG $0xb805c2c4; BYTE $0xd4 // vfmadd231ps %ymm12, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm12) + ymm2
-	LONG $0xb805c2c4; BYTE $0xe5 // vfmadd231ps %ymm13, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm13) + ymm4
-	LONG $0x10c28348 // addq $0x10, %rdx
-	LONG $0x60c68348 // addq $0x60, %rsi
-	WORD $0xff49; BYTE $0xca // decq %r10
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff76870f; WORD $0xffff // ja 0xaf0 <k_mul_panels+0xad0>
-	LONG $0x000532e9; BYTE $0x00 // jmp 0x10b1 <k_mul_panels+0x1091>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xc69e0f40 // setle %sil
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc2950f41 // setne %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	WORD $0x0a75 // jne 0xba1 <k_mul_panels+0xb81>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0774 // je 0xbae <k_mul_panels+0xb8e>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0775 // jne 0xbb5 <k_mul_panels+0xb95>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0xf2287cc5 // vmovaps %ymm2, %ymm14
+	LONG $0x5410fcc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm2
+	LONG $0xb805e2c4; BYTE $0xd0 // vfmadd231ps %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	LONG $0xb80542c4; BYTE $0xf4 // vfmadd231ps %ymm12, %ymm15, %ymm14 # ymm14 = (ymm15 * ymm12) + ymm14
+	LONG $0xb805c2c4; BYTE $0xcd // vfmadd231ps %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
+	LONG $0x10c78349 // addq $0x10, %r15
+	LONG $0x60c38348 // addq $0x60, %rbx
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff76870f; WORD $0xffff // ja 0x1070 <k_mul_panels+0x1050>
+	WORD $0x1deb // jmp 0x1119 <k_mul_panels+0x10f9>
+	LONG $0xbd258d4c; WORD $0x00a3; BYTE $0x00 // leaq 0xa3bd(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0xc328fcc5 // vmovaps %ymm3, %ymm0
+	LONG $0x4c11fcc5; WORD $0x7824 // vmovups %ymm1, 0x78(%rsp)
+	LONG $0x287c41c4; BYTE $0xfa // vmovaps %ymm10, %ymm15
+	LONG $0xef287cc5 // vmovaps %ymm7, %ymm13
+	LONG $0xdc28fcc5 // vmovaps %ymm4, %ymm3
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x009b840f; WORD $0x0000 // je 0x11d5 <k_mul_panels+0x11b5>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
+	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
+	LONG $0xc7297cc5 // vmovaps %ymm8, %ymm7
+	LONG $0x287c41c4; BYTE $0xd3 // vmovaps %ymm11, %ymm10
+	LONG $0x0100850f; WORD $0x0000 // jne 0x1264 <k_mul_panels+0x1244>
+	LONG $0x587c41c4; WORD $0x005d // vaddps (%r13), %ymm0, %ymm11
+	LONG $0x582c41c4; WORD $0x2055 // vaddps 0x20(%r13), %ymm10, %ymm10
+	LONG $0x580441c4; WORD $0x407d // vaddps 0x40(%r13), %ymm15, %ymm15
+	LONG $0x583441c4; WORD $0x604d // vaddps 0x60(%r13), %ymm9, %ymm9
+	QUAD $0x000080bd5844c1c4; BYTE $0x00 // vaddps 0x80(%r13), %ymm7, %ymm7
+	QUAD $0x0000a0ad581441c4; BYTE $0x00 // vaddps 0xa0(%r13), %ymm13, %ymm13
+	QUAD $0x0000c0ad584cc1c4; BYTE $0x00 // vaddps 0xc0(%r13), %ymm6, %ymm5
+	QUAD $0x0000e0a5585cc1c4; BYTE $0x00 // vaddps 0xe0(%r13), %ymm4, %ymm4
+	QUAD $0x0001008d5874c1c4; BYTE $0x00 // vaddps 0x100(%r13), %ymm1, %ymm1
+	QUAD $0x00012095586cc1c4; BYTE $0x00 // vaddps 0x120(%r13), %ymm2, %ymm2
+	QUAD $0x000140b5580c41c4; BYTE $0x00 // vaddps 0x140(%r13), %ymm14, %ymm14
+	LONG $0x4410fcc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm0
+	QUAD $0x00016085587cc1c4; BYTE $0x00 // vaddps 0x160(%r13), %ymm0, %ymm0
+	LONG $0x4411fcc5; WORD $0x7824 // vmovups %ymm0, 0x78(%rsp)
+	LONG $0x000097e9; BYTE $0x00 // jmp 0x126c <k_mul_panels+0x124c>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
+	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
+	LONG $0xc7297cc5 // vmovaps %ymm8, %ymm7
+	LONG $0x287c41c4; BYTE $0xd3 // vmovaps %ymm11, %ymm10
+	WORD $0x677e // jle 0x1264 <k_mul_panels+0x1244>
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0x07fe8349 // cmpq $0x7, %r14
+	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
+	LONG $0xd8287cc5 // vmovaps %ymm0, %ymm11
+	LONG $0x0a4b8e0f; WORD $0x0000 // jle 0x1c5f <k_mul_panels+0x1c3f>
+	LONG $0x1a5824c5 // vaddps (%rdx), %ymm11, %ymm11
+	LONG $0x10fe8349 // cmpq $0x10, %r14
+	LONG $0x0a59820f; WORD $0x0000 // jb 0x1c7b <k_mul_panels+0x1c5b>
+	LONG $0x52582cc5; BYTE $0x20 // vaddps 0x20(%rdx), %ymm10, %ymm10
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x17fe8349 // cmpq $0x17, %r14
+	LONG $0x0f6c860f; WORD $0x0000 // jbe 0x21a1 <k_mul_panels+0x2181>
+	LONG $0x385804c5 // vaddps (%rax), %ymm15, %ymm15
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	WORD $0x2674 // je 0x126c <k_mul_panels+0x124c>
+	LONG $0xf1297cc5 // vmovaps %ymm14, %ymm1
+	LONG $0x24107cc5; BYTE $0x8a // vmovups (%rdx,%rcx,4), %ymm12
+	LONG $0x7410fcc5; WORD $0x208a // vmovups 0x20(%rdx,%rcx,4), %ymm6
+	LONG $0x74107cc5; WORD $0x408a // vmovups 0x40(%rdx,%rcx,4), %ymm14
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x000d82e9; BYTE $0x00 // jmp 0x1fe6 <k_mul_panels+0x1fc6>
+	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
+	LONG $0xd8287cc5 // vmovaps %ymm0, %ymm11
+	LONG $0x507e8349; BYTE $0x01 // cmpq $0x1, 0x50(%r14)
+	WORD $0x7775 // jne 0x12ea <k_mul_panels+0x12ca>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xf0318e0f; WORD $0xffff // jle 0x2b0 <k_mul_panels+0x290>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x07728e0f; WORD $0x0000 // jle 0x1a00 <k_mul_panels+0x19e0>
+	LONG $0x1a117cc5 // vmovups %ymm11, (%rdx)
+	LONG $0x10fb8349 // cmpq $0x10, %r11
+	LONG $0x077c820f; WORD $0x0000 // jb 0x1a18 <k_mul_panels+0x19f8>
+	LONG $0x52117cc5; BYTE $0x20 // vmovups %ymm10, 0x20(%rdx)
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x17fb8349 // cmpq $0x17, %r11
+	LONG $0x0dc2860f; WORD $0x0000 // jbe 0x2071 <k_mul_panels+0x2051>
+	LONG $0x38117cc5 // vmovups %ymm15, (%rax)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xeff1840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x0c117cc5; BYTE $0x82 // vmovups %ymm9, (%rdx,%rax,4)
+	LONG $0x7c11fcc5; WORD $0x2082 // vmovups %ymm7, 0x20(%rdx,%rax,4)
+	LONG $0x6c117cc5; WORD $0x4082 // vmovups %ymm13, 0x40(%rdx,%rax,4)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xefcb840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x000aeee9; BYTE $0x00 // jmp 0x1dd8 <k_mul_panels+0x1db8>
+	LONG $0x117c41c4; WORD $0x005d // vmovups %ymm11, (%r13)
+	LONG $0x117c41c4; WORD $0x2055 // vmovups %ymm10, 0x20(%r13)
+	LONG $0x117c41c4; WORD $0x407d // vmovups %ymm15, 0x40(%r13)
+	LONG $0x117c41c4; WORD $0x604d // vmovups %ymm9, 0x60(%r13)
+	QUAD $0x000080bd117cc1c4; BYTE $0x00 // vmovups %ymm7, 0x80(%r13)
+	QUAD $0x0000a0ad117c41c4; BYTE $0x00 // vmovups %ymm13, 0xa0(%r13)
+	QUAD $0x0000c0ad117cc1c4; BYTE $0x00 // vmovups %ymm5, 0xc0(%r13)
+	QUAD $0x0000e0a5117cc1c4; BYTE $0x00 // vmovups %ymm4, 0xe0(%r13)
+	QUAD $0x0001008d117cc1c4; BYTE $0x00 // vmovups %ymm1, 0x100(%r13)
+	QUAD $0x00012095117cc1c4; BYTE $0x00 // vmovups %ymm2, 0x120(%r13)
+	QUAD $0x000140b5117c41c4; BYTE $0x00 // vmovups %ymm14, 0x140(%r13)
+	LONG $0x4410fcc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm0
+	QUAD $0x00016085117cc1c4; BYTE $0x00 // vmovups %ymm0, 0x160(%r13)
+	LONG $0xffef5be9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	WORD $0x8840; BYTE $0xcf // movb %cl, %dil
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x2454234c; BYTE $0x60 // andq 0x60(%rsp), %r10
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x940f; BYTE $0xc3 // sete %bl
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0xcd440f49 // cmoveq %r13, %rcx
+	WORD $0xe3c1; BYTE $0x06 // shll $0x6, %ebx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0xf8440f4c // cmoveq %rax, %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
 	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x008a8c0f; WORD $0x0000 // jl 0xc61 <k_mul_panels+0xc41>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x187dc2c4; BYTE $0x12 // vbroadcastss (%r10), %ymm2
-	LONG $0xb86de2c4; BYTE $0x0e // vfmadd231ps (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86de2c4; WORD $0x2046 // vfmadd231ps 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0452 // vbroadcastss 0x4(%r10), %ymm2
-	LONG $0xb86de2c4; WORD $0x404e // vfmadd231ps 0x40(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86de2c4; WORD $0x6046 // vfmadd231ps 0x60(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0852 // vbroadcastss 0x8(%r10), %ymm2
-	QUAD $0x0000808eb86de2c4; BYTE $0x00 // vfmadd231ps 0x80(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	QUAD $0x0000a086b86de2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0c52 // vbroadcastss 0xc(%r10), %ymm2
-	QUAD $0x0000c08eb86de2c4; BYTE $0x00 // vfmadd231ps 0xc0(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	QUAD $0x0000e086b86de2c4; BYTE $0x00 // vfmadd231ps 0xe0(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x10c28349 // addq $0x10, %r10
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	WORD $0x8f77 // ja 0xbf0 <k_mul_panels+0xbd0>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x04e98e0f; WORD $0x0000 // jle 0x1153 <k_mul_panels+0x1133>
-	LONG $0x01c4f641 // testb $0x1, %r12b
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x0714850f; WORD $0x0000 // jne 0x138d <k_mul_panels+0x136d>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x072a850f; WORD $0x0000 // jne 0x13b0 <k_mul_panels+0x1390>
-	LONG $0x000765e9; BYTE $0x00 // jmp 0x13f0 <k_mul_panels+0x13d0>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x9e0f; BYTE $0xc2 // setle %dl
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
-	WORD $0x4e75 // jne 0xced <k_mul_panels+0xccd>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x3e74 // je 0xced <k_mul_panels+0xccd>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0095 // prefetcht0 (%r13,%rdx,4)
-	LONG $0x4c180f41; WORD $0x2095 // prefetcht0 0x20(%r13,%rdx,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x2874 // je 0xced <k_mul_panels+0xccd>
-	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	WORD $0x1174 // je 0xced <k_mul_panels+0xccd>
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0774 // je 0xcfa <k_mul_panels+0xcda>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x2b75 // jne 0xd25 <k_mul_panels+0xd05>
+	LONG $0x00ba8c0f; WORD $0x0000 // jl 0x145a <k_mul_panels+0x143a>
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r9
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
 	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4f180f41; BYTE $0x20 // prefetcht0 0x20(%r15)
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xe24f0f4d // cmovgq %r10, %r12
 	LONG $0x2049180f // prefetcht0 0x20(%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
-	LONG $0x6049180f // prefetcht0 0x60(%rcx)
-	LONG $0x8089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0x80(%rcx)
-	LONG $0xa089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xa0(%rcx)
-	LONG $0xc089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xc0(%rcx)
-	LONG $0xe089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xe0(%rcx)
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf34f0f48 // cmovgq %rbx, %rsi
+	LONG $0x187de2c4; BYTE $0x17 // vbroadcastss (%rdi), %ymm2
+	LONG $0xb86dc2c4; BYTE $0x09 // vfmadd231ps (%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x2041 // vfmadd231ps 0x20(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x0457 // vbroadcastss 0x4(%rdi), %ymm2
+	LONG $0xb86dc2c4; WORD $0x4049 // vfmadd231ps 0x40(%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x6041 // vfmadd231ps 0x60(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x0857 // vbroadcastss 0x8(%rdi), %ymm2
+	QUAD $0x00008089b86dc2c4; BYTE $0x00 // vfmadd231ps 0x80(%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000a081b86dc2c4; BYTE $0x00 // vfmadd231ps 0xa0(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x0c57 // vbroadcastss 0xc(%rdi), %ymm2
+	QUAD $0x0000c089b86dc2c4; BYTE $0x00 // vfmadd231ps 0xc0(%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000e081b86dc2c4; BYTE $0x00 // vfmadd231ps 0xe0(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x10c78348 // addq $0x10, %rdi
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0xfc668d4d // leaq -0x4(%r14), %r12
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07fe8349 // cmpq $0x7, %r14
+	LONG $0xff60870f; WORD $0xffff // ja 0x13b0 <k_mul_panels+0x1390>
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x207e // jle 0x147f <k_mul_panels+0x145f>
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x1c75 // jne 0x1490 <k_mul_panels+0x1470>
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x3675 // jne 0x14b3 <k_mul_panels+0x1493>
+	WORD $0x71eb // jmp 0x14f0 <k_mul_panels+0x14d0>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x60eb // jmp 0x14f0 <k_mul_panels+0x14d0>
+	LONG $0x187de2c4; BYTE $0x17 // vbroadcastss (%rdi), %ymm2
+	LONG $0xb86dc2c4; BYTE $0x09 // vfmadd231ps (%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x2041 // vfmadd231ps 0x20(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x24448d49; BYTE $0xff // leaq -0x1(%r12), %rax
+	LONG $0x04c78348 // addq $0x4, %rdi
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x3d74 // je 0x14f0 <k_mul_panels+0x14d0>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x187de2c4; BYTE $0x17 // vbroadcastss (%rdi), %ymm2
+	LONG $0xb86dc2c4; BYTE $0x09 // vfmadd231ps (%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x2041 // vfmadd231ps 0x20(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x187de2c4; WORD $0x0457 // vbroadcastss 0x4(%rdi), %ymm2
+	LONG $0xb86dc2c4; WORD $0x4049 // vfmadd231ps 0x40(%r9), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb86dc2c4; WORD $0x6041 // vfmadd231ps 0x60(%r9), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x08c78348 // addq $0x8, %rdi
+	LONG $0x80e98349 // subq $-0x80, %r9
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xd072 // jb 0x14c0 <k_mul_panels+0x14a0>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xc5258d4c; WORD $0x009f; BYTE $0x00 // leaq 0x9fc5(%rip), %r12 # 0xb4c0 <lanes>
+	WORD $0x4074 // je 0x153d <k_mul_panels+0x151d>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x0c75 // jne 0x1519 <k_mul_panels+0x14f9>
+	LONG $0x5874c1c4; WORD $0x004d // vaddps (%r13), %ymm1, %ymm1
+	LONG $0x587cc1c4; WORD $0x2045 // vaddps 0x20(%r13), %ymm0, %ymm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0x097b850f; WORD $0x0000 // jne 0x1ea4 <k_mul_panels+0x1e84>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x094a8f0f; WORD $0x0000 // jg 0x1e82 <k_mul_panels+0x1e62>
+	LONG $0xffed73e9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x05438e0f; WORD $0x0000 // jle 0x1a99 <k_mul_panels+0x1a79>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x07688e0f; WORD $0x0000 // jle 0x1ccd <k_mul_panels+0x1cad>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x0a58f4c5 // vaddps (%rdx), %ymm1, %ymm1
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x0ffb8349 // cmpq $0xf, %r11
+	LONG $0x08e2860f; WORD $0x0000 // jbe 0x1e5d <k_mul_panels+0x1e3d>
+	LONG $0x1010fcc5 // vmovups (%rax), %ymm2
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0x08f3840f; WORD $0x0000 // je 0x1e82 <k_mul_panels+0x1e62>
+	LONG $0x000910e9; BYTE $0x00 // jmp 0x1ea4 <k_mul_panels+0x1e84>
+	WORD $0x8840; BYTE $0xf1 // movb %sil, %cl
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x247c2348; BYTE $0x60 // andq 0x60(%rsp), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xc1940f41 // sete %r9b
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0xdd440f49 // cmoveq %r13, %rbx
+	LONG $0x06e1c141 // shll $0x6, %r9d
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0xf8440f4c // cmoveq %rax, %r15
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
@@ -732,17 +1169,27 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x01678c0f; WORD $0x0000 // jl 0xec6 <k_mul_panels+0xea6>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x01a38c0f; WORD $0x0000 // jl 0x179d <k_mul_panels+0x177d>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	QUAD $0x000000b024b48b4c // movq 0xb0(%rsp), %r14
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xd74f0f4c // cmovgq %rdi, %r10
+	LONG $0x4f180f41; BYTE $0x20 // prefetcht0 0x20(%r15)
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xc94f0f49 // cmovgq %r9, %rcx
+	LONG $0x204b180f // prefetcht0 0x20(%rbx)
 	LONG $0x187d62c4; BYTE $0x16 // vbroadcastss (%rsi), %ymm10
 	LONG $0x1a107cc5 // vmovups (%rdx), %ymm11
 	LONG $0x62107cc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm12
@@ -772,19 +1219,19 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb82dc2c4; BYTE $0xc9 // vfmadd231ps %ymm9, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm9) + ymm1
 	LONG $0xb82dc2c4; BYTE $0xc0 // vfmadd231ps %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
 	QUAD $0x0000008082107cc5 // vmovups 0x80(%rdx), %ymm8
-	QUAD $0x000000a08a107cc5 // vmovups 0xa0(%rdx), %ymm9
-	LONG $0x187d62c4; WORD $0x2056 // vbroadcastss 0x20(%rsi), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x187d62c4; WORD $0x2456 // vbroadcastss 0x24(%rsi), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
-	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x187d62c4; WORD $0x2856 // vbroadcastss 0x28(%rsi), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
-	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x187d62c4; WORD $0x2c56 // vbroadcastss 0x2c(%rsi), %ymm10
-	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
-	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x187d62c4; WORD $0x204e // vbroadcastss 0x20(%rsi), %ymm9
+	QUAD $0x000000a092107cc5 // vmovups 0xa0(%rdx), %ymm10
+	LONG $0xb835c2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
+	LONG $0x187d62c4; WORD $0x245e // vbroadcastss 0x24(%rsi), %ymm11
+	LONG $0xb82dc2c4; BYTE $0xf1 // vfmadd231ps %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
+	LONG $0xb825c2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm8) + ymm5
+	LONG $0x187d62c4; WORD $0x284e // vbroadcastss 0x28(%rsi), %ymm9
+	LONG $0xb82dc2c4; BYTE $0xe3 // vfmadd231ps %ymm11, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm11) + ymm4
+	LONG $0xb835c2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm8) + ymm3
+	LONG $0x187d62c4; WORD $0x2c5e // vbroadcastss 0x2c(%rsi), %ymm11
+	LONG $0xb82dc2c4; BYTE $0xd1 // vfmadd231ps %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
+	LONG $0xb825c2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm8) + ymm1
+	LONG $0xb825c2c4; BYTE $0xc2 // vfmadd231ps %ymm10, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm10) + ymm0
 	QUAD $0x000000c082107cc5 // vmovups 0xc0(%rdx), %ymm8
 	QUAD $0x000000e08a107cc5 // vmovups 0xe0(%rdx), %ymm9
 	LONG $0x187d62c4; WORD $0x3056 // vbroadcastss 0x30(%rsi), %ymm10
@@ -801,1044 +1248,846 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
 	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
 	LONG $0x07fc8349 // cmpq $0x7, %r12
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0xfeaa870f; WORD $0xffff // ja 0xd70 <k_mul_panels+0xd50>
+	LONG $0xfe7f870f; WORD $0xffff // ja 0x1610 <k_mul_panels+0x15f0>
+	LONG $0x28258d4c; WORD $0x009d; BYTE $0x00 // leaq 0x9d28(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x028e8e0f; WORD $0x0000 // jle 0x115d <k_mul_panels+0x113d>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x00e48e0f; WORD $0x0000 // jle 0x188f <k_mul_panels+0x186f>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x107c21c4; WORD $0x9a04 // vmovups (%rdx,%r11,4), %ymm8
-	LONG $0x107c21c4; WORD $0x9a4c; BYTE $0x20 // vmovups 0x20(%rdx,%r11,4), %ymm9
-	LONG $0x187d22c4; WORD $0x1e14 // vbroadcastss (%rsi,%r11), %ymm10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x04107cc5; BYTE $0x82 // vmovups (%rdx,%rax,4), %ymm8
+	LONG $0x4c107cc5; WORD $0x2082 // vmovups 0x20(%rdx,%rax,4), %ymm9
+	LONG $0x187d62c4; WORD $0x0614 // vbroadcastss (%rsi,%rax), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xf8 // vfmadd231ps %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
 	LONG $0xb835c2c4; BYTE $0xf2 // vfmadd231ps %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x187d22c4; WORD $0x1e54; BYTE $0x04 // vbroadcastss 0x4(%rsi,%r11), %ymm10
+	LONG $0x187d62c4; WORD $0x0654; BYTE $0x04 // vbroadcastss 0x4(%rsi,%rax), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xe8 // vfmadd231ps %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
 	LONG $0xb835c2c4; BYTE $0xe2 // vfmadd231ps %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x187d22c4; WORD $0x1e54; BYTE $0x08 // vbroadcastss 0x8(%rsi,%r11), %ymm10
+	LONG $0x187d62c4; WORD $0x0654; BYTE $0x08 // vbroadcastss 0x8(%rsi,%rax), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xd8 // vfmadd231ps %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
 	LONG $0xb835c2c4; BYTE $0xd2 // vfmadd231ps %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x187d22c4; WORD $0x1e54; BYTE $0x0c // vbroadcastss 0xc(%rsi,%r11), %ymm10
+	LONG $0x187d62c4; WORD $0x0654; BYTE $0x0c // vbroadcastss 0xc(%rsi,%rax), %ymm10
 	LONG $0xb82dc2c4; BYTE $0xc8 // vfmadd231ps %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
 	LONG $0xb82dc2c4; BYTE $0xc1 // vfmadd231ps %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
-	LONG $0x10c38349 // addq $0x10, %r11
+	LONG $0x10c08348 // addq $0x10, %rax
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	WORD $0xa377 // ja 0xee0 <k_mul_panels+0xec0>
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x0225840f; WORD $0x0000 // je 0x116c <k_mul_panels+0x114c>
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x3375 // jne 0xf80 <k_mul_panels+0xf60>
-	LONG $0x3958c4c5 // vaddps (%rcx), %ymm7, %ymm7
-	LONG $0x7158ccc5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm6, %ymm6
-	LONG $0x6958d4c5; BYTE $0x40 // vaddps 0x40(%rcx), %ymm5, %ymm5
-	LONG $0x6158dcc5; BYTE $0x60 // vaddps 0x60(%rcx), %ymm4, %ymm4
-	QUAD $0x000000809958e4c5 // vaddps 0x80(%rcx), %ymm3, %ymm3
-	QUAD $0x000000a09158ecc5 // vaddps 0xa0(%rcx), %ymm2, %ymm2
-	QUAD $0x000000c08958f4c5 // vaddps 0xc0(%rcx), %ymm1, %ymm1
-	QUAD $0x000000e08158fcc5 // vaddps 0xe0(%rcx), %ymm0, %ymm0
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x5875 // jne 0xfe4 <k_mul_panels+0xfc4>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xf22b8e0f; WORD $0xffff // jle 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	LONG $0x059a8c0f; WORD $0x0000 // jl 0x1539 <k_mul_panels+0x1519>
-	LONG $0x117cc1c4; WORD $0x007d // vmovups %ymm7, (%r13)
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	LONG $0x0895860f; WORD $0x0000 // jbe 0x1848 <k_mul_panels+0x1828>
-	LONG $0x3211fcc5 // vmovups %ymm6, (%rdx)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xf1ff840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	WORD $0xa577 // ja 0x17d0 <k_mul_panels+0x17b0>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x7874 // je 0x18ae <k_mul_panels+0x188e>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117cc1c4; WORD $0x956c; BYTE $0x00 // vmovups %ymm5, (%r13,%rdx,4)
-	LONG $0x117cc1c4; WORD $0x9564; BYTE $0x20 // vmovups %ymm4, 0x20(%r13,%rdx,4)
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xf1e1840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x0008bde9; BYTE $0x00 // jmp 0x18a1 <k_mul_panels+0x1881>
-	LONG $0x3911fcc5 // vmovups %ymm7, (%rcx)
-	LONG $0x7111fcc5; BYTE $0x20 // vmovups %ymm6, 0x20(%rcx)
-	LONG $0x6911fcc5; BYTE $0x40 // vmovups %ymm5, 0x40(%rcx)
-	LONG $0x6111fcc5; BYTE $0x60 // vmovups %ymm4, 0x60(%rcx)
-	QUAD $0x000000809911fcc5 // vmovups %ymm3, 0x80(%rcx)
-	QUAD $0x000000a09111fcc5 // vmovups %ymm2, 0xa0(%rcx)
-	QUAD $0x000000c08911fcc5 // vmovups %ymm1, 0xc0(%rcx)
-	QUAD $0x000000e08111fcc5 // vmovups %ymm0, 0xe0(%rcx)
-	LONG $0xfff1a4e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x00049ee9; BYTE $0x00 // jmp 0x14c4 <k_mul_panels+0x14a4>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xf607850f; WORD $0xffff // jne 0x63c <k_mul_panels+0x61c>
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x05fd8e0f; WORD $0x0000 // jle 0x1640 <k_mul_panels+0x1620>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	LONG $0x057a8c0f; WORD $0x0000 // jl 0x15cd <k_mul_panels+0x15ad>
-	LONG $0x5864c1c4; WORD $0x005d // vaddps (%r13), %ymm3, %ymm3
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x05dd840f; WORD $0x0000 // je 0x1640 <k_mul_panels+0x1620>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x586cc1c4; WORD $0xb554; BYTE $0x00 // vaddps (%r13,%rsi,4), %ymm2, %ymm2
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0x05c8840f; WORD $0x0000 // je 0x1640 <k_mul_panels+0x1620>
-	LONG $0x5874c1c4; WORD $0xf54c; BYTE $0x00 // vaddps (%r13,%rsi,8), %ymm1, %ymm1
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0x05b7840f; WORD $0x0000 // je 0x1640 <k_mul_panels+0x1620>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x058e8e0f; WORD $0x0000 // jle 0x1629 <k_mul_panels+0x1609>
-	LONG $0x2610fcc5 // vmovups (%rsi), %ymm4
-	LONG $0x000598e9; BYTE $0x00 // jmp 0x163c <k_mul_panels+0x161c>
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0xe128fcc5 // vmovaps %ymm1, %ymm4
-	LONG $0xc828fcc5 // vmovaps %ymm0, %ymm1
-	LONG $0xe1287cc5 // vmovaps %ymm1, %ymm12
-	LONG $0x6411fcc5; WORD $0x4024 // vmovups %ymm4, 0x40(%rsp)
-	LONG $0x287c41c4; BYTE $0xf9 // vmovaps %ymm9, %ymm15
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x0107840f; WORD $0x0000 // je 0x11d1 <k_mul_panels+0x11b1>
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
-	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
-	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
-	LONG $0x287c41c4; BYTE $0xe8 // vmovaps %ymm8, %ymm13
-	LONG $0x287c41c4; BYTE $0xca // vmovaps %ymm10, %ymm9
-	LONG $0x017c850f; WORD $0x0000 // jne 0x1266 <k_mul_panels+0x1246>
-	LONG $0x21581cc5 // vaddps (%rcx), %ymm12, %ymm12
-	LONG $0x515824c5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm11, %ymm10
-	LONG $0x495834c5; BYTE $0x40 // vaddps 0x40(%rcx), %ymm9, %ymm9
-	LONG $0x795804c5; BYTE $0x60 // vaddps 0x60(%rcx), %ymm15, %ymm15
-	QUAD $0x00000080a95814c5 // vaddps 0x80(%rcx), %ymm13, %ymm13
-	QUAD $0x000000a0b158c4c5 // vaddps 0xa0(%rcx), %ymm7, %ymm6
-	QUAD $0x000000c0a958d4c5 // vaddps 0xc0(%rcx), %ymm5, %ymm5
-	QUAD $0x000000e0a158dcc5 // vaddps 0xe0(%rcx), %ymm4, %ymm4
-	QUAD $0x00000100b1580cc5 // vaddps 0x100(%rcx), %ymm14, %ymm14
-	QUAD $0x000001209158e4c5 // vaddps 0x120(%rcx), %ymm3, %ymm2
-	QUAD $0x000001408958f4c5 // vaddps 0x140(%rcx), %ymm1, %ymm1
-	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
-	QUAD $0x000001608158fcc5 // vaddps 0x160(%rcx), %ymm0, %ymm0
-	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x000dd5e9; BYTE $0x00 // jmp 0x1f28 <k_mul_panels+0x1f08>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x000293e9; BYTE $0x00 // jmp 0x13f0 <k_mul_panels+0x13d0>
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfddb850f; WORD $0xffff // jne 0xf47 <k_mul_panels+0xf27>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xfe0b8e0f; WORD $0xffff // jle 0xf85 <k_mul_panels+0xf65>
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	LONG $0x06318c0f; WORD $0x0000 // jl 0x17b5 <k_mul_panels+0x1795>
+	LONG $0x0cdd850f; WORD $0x0000 // jne 0x252b <k_mul_panels+0x250b>
 	LONG $0x5844c1c4; WORD $0x007d // vaddps (%r13), %ymm7, %ymm7
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	LONG $0x08ab860f; WORD $0x0000 // jbe 0x1a43 <k_mul_panels+0x1a23>
-	LONG $0x3258ccc5 // vaddps (%rdx), %ymm6, %ymm6
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfddf840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
+	LONG $0x584cc1c4; WORD $0x2075 // vaddps 0x20(%r13), %ymm6, %ymm6
+	LONG $0x5854c1c4; WORD $0x406d // vaddps 0x40(%r13), %ymm5, %ymm5
+	LONG $0x585cc1c4; WORD $0x6065 // vaddps 0x60(%r13), %ymm4, %ymm4
+	QUAD $0x0000809d5864c1c4; BYTE $0x00 // vaddps 0x80(%r13), %ymm3, %ymm3
+	QUAD $0x0000a095586cc1c4; BYTE $0x00 // vaddps 0xa0(%r13), %ymm2, %ymm2
+	QUAD $0x0000c08d5874c1c4; BYTE $0x00 // vaddps 0xc0(%r13), %ymm1, %ymm1
+	QUAD $0x0000e085587cc1c4; BYTE $0x00 // vaddps 0xe0(%r13), %ymm0, %ymm0
+	LONG $0x000c9ce9; BYTE $0x00 // jmp 0x252b <k_mul_panels+0x250b>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x8875 // jne 0x1836 <k_mul_panels+0x1816>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9544; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm8
-	LONG $0x107c41c4; WORD $0x954c; BYTE $0x20 // vmovups 0x20(%r13,%rdx,4), %ymm9
-	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x0c638e0f; WORD $0x0000 // jle 0x252b <k_mul_panels+0x250b>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x08fb8349 // cmpq $0x8, %r11
+	LONG $0x041f8c0f; WORD $0x0000 // jl 0x1cf6 <k_mul_panels+0x1cd6>
+	LONG $0x3a58c4c5 // vaddps (%rdx), %ymm7, %ymm7
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x0ffb8349 // cmpq $0xf, %r11
+	LONG $0x0608860f; WORD $0x0000 // jbe 0x1ef1 <k_mul_panels+0x1ed1>
+	LONG $0x3058ccc5 // vaddps (%rax), %ymm6, %ymm6
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0x0c32840f; WORD $0x0000 // je 0x252b <k_mul_panels+0x250b>
+	LONG $0x04107cc5; BYTE $0x8a // vmovups (%rdx,%rcx,4), %ymm8
+	LONG $0x4c107cc5; WORD $0x208a // vmovups 0x20(%rdx,%rcx,4), %ymm9
+	WORD $0x01b0 // movb $0x1, %al
 	LONG $0xed58bcc5 // vaddps %ymm5, %ymm8, %ymm5
 	LONG $0xe458b4c5 // vaddps %ymm4, %ymm9, %ymm4
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfdb9840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
-	LONG $0x0008d7e9; BYTE $0x00 // jmp 0x1aa8 <k_mul_panels+0x1a88>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xca28fcc5 // vmovaps %ymm2, %ymm1
-	LONG $0xe528fcc5 // vmovaps %ymm5, %ymm4
-	LONG $0xee28fcc5 // vmovaps %ymm6, %ymm5
-	LONG $0x287c41c4; BYTE $0xe8 // vmovaps %ymm8, %ymm13
-	LONG $0x287c41c4; BYTE $0xca // vmovaps %ymm10, %ymm9
-	WORD $0x7a7e // jle 0x126b <k_mul_panels+0x124b>
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
-	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
-	LONG $0x287c41c4; BYTE $0xd3 // vmovaps %ymm11, %ymm10
-	LONG $0x05538e0f; WORD $0x0000 // jle 0x175b <k_mul_panels+0x173b>
-	LONG $0x581c41c4; WORD $0x0065 // vaddps (%r13), %ymm12, %ymm12
-	LONG $0x10f88349 // cmpq $0x10, %r8
-	LONG $0x06d6820f; WORD $0x0000 // jb 0x18ee <k_mul_panels+0x18ce>
-	LONG $0x582c41c4; WORD $0x2055 // vaddps 0x20(%r13), %ymm10, %ymm10
-	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	LONG $0x0aa8860f; WORD $0x0000 // jbe 0x1cd4 <k_mul_panels+0x1cb4>
-	LONG $0x0a5834c5 // vaddps (%rdx), %ymm9, %ymm9
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x0cee840f; WORD $0x0000 // je 0x1f28 <k_mul_panels+0x1f08>
-	LONG $0x287c41c4; BYTE $0xdc // vmovaps %ymm12, %ymm11
-	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9564; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm12
-	LONG $0x107c41c4; WORD $0x956c; BYTE $0x20 // vmovups 0x20(%r13,%rdx,4), %ymm13
-	LONG $0x107c41c4; WORD $0x9574; BYTE $0x40 // vmovups 0x40(%r13,%rdx,4), %ymm14
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x00097ee9; BYTE $0x00 // jmp 0x1be4 <k_mul_panels+0x1bc4>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xd328fcc5 // vmovaps %ymm3, %ymm2
-	LONG $0xf728fcc5 // vmovaps %ymm7, %ymm6
-	LONG $0x287c41c4; BYTE $0xd3 // vmovaps %ymm11, %ymm10
-	LONG $0x000cabe9; BYTE $0x00 // jmp 0x1f28 <k_mul_panels+0x1f08>
-	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
-	LONG $0xb865e2c4; BYTE $0x16 // vfmadd231ps (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb865e2c4; WORD $0x204e // vfmadd231ps 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb865e2c4; WORD $0x4046 // vfmadd231ps 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x24548d4d; BYTE $0xff // leaq -0x1(%r12), %r10
-	LONG $0x04c58348 // addq $0x4, %rbp
-	LONG $0x60c68348 // addq $0x60, %rsi
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x4f74 // je 0x12f6 <k_mul_panels+0x12d6>
-	WORD $0xff49; BYTE $0xca // decq %r10
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x187de2c4; WORD $0x005d // vbroadcastss (%rbp), %ymm3
-	LONG $0xb865e2c4; BYTE $0x16 // vfmadd231ps (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb865e2c4; WORD $0x204e // vfmadd231ps 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb865e2c4; WORD $0x4046 // vfmadd231ps 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x187de2c4; WORD $0x045d // vbroadcastss 0x4(%rbp), %ymm3
-	LONG $0xb865e2c4; WORD $0x6056 // vfmadd231ps 0x60(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000808eb865e2c4; BYTE $0x00 // vfmadd231ps 0x80(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x0000a086b865e2c4; BYTE $0x00 // vfmadd231ps 0xa0(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x08c58348 // addq $0x8, %rbp
-	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
-	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0xba72 // jb 0x12b0 <k_mul_panels+0x1290>
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0x0633850f; WORD $0x0000 // jne 0x1f4d <k_mul_panels+0x1f2d>
+	LONG $0x000c0ce9; BYTE $0x00 // jmp 0x252b <k_mul_panels+0x250b>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x4c72 // jb 0x1974 <k_mul_panels+0x1954>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0xc931 // xorl %ecx, %ecx
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x187dc2c4; WORD $0x090c // vbroadcastss (%r9,%rcx), %ymm1
+	LONG $0x987de2c4; WORD $0xcf0c // vfmadd132ps (%rdi,%rcx,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0944; BYTE $0x04 // vbroadcastss 0x4(%r9,%rcx), %ymm0
+	LONG $0x9875e2c4; WORD $0xcf44; BYTE $0x20 // vfmadd132ps 0x20(%rdi,%rcx,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x187dc2c4; WORD $0x094c; BYTE $0x08 // vbroadcastss 0x8(%r9,%rcx), %ymm1
+	LONG $0x987de2c4; WORD $0xcf4c; BYTE $0x40 // vfmadd132ps 0x40(%rdi,%rcx,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x187dc2c4; WORD $0x0944; BYTE $0x0c // vbroadcastss 0xc(%r9,%rcx), %ymm0
+	LONG $0x9875e2c4; WORD $0xcf44; BYTE $0x60 // vfmadd132ps 0x60(%rdi,%rcx,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	LONG $0xfef88348 // cmpq $-0x2, %rax
+	WORD $0xbc72 // jb 0x1930 <k_mul_panels+0x1910>
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	WORD $0x3574 // je 0x1336 <k_mul_panels+0x1316>
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x2b74 // je 0x19aa <k_mul_panels+0x198a>
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x0e75 // jne 0x131a <k_mul_panels+0x12fa>
-	LONG $0x1158ecc5 // vaddps (%rcx), %ymm2, %ymm2
-	LONG $0x4958f4c5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm1, %ymm1
-	LONG $0x4158fcc5; BYTE $0x40 // vaddps 0x40(%rcx), %ymm0, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x06b8850f; WORD $0x0000 // jne 0x19dd <k_mul_panels+0x19bd>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x067d8f0f; WORD $0x0000 // jg 0x19ae <k_mul_panels+0x198e>
-	LONG $0xffee8ae9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x02668e0f; WORD $0x0000 // jle 0x15ad <k_mul_panels+0x158d>
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x04378e0f; WORD $0x0000 // jle 0x1788 <k_mul_panels+0x1768>
-	LONG $0x586cc1c4; WORD $0x0055 // vaddps (%r13), %ymm2, %ymm2
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	LONG $0x0607860f; WORD $0x0000 // jbe 0x1968 <k_mul_panels+0x1948>
-	LONG $0x5874c1c4; WORD $0x204d // vaddps 0x20(%r13), %ymm1, %ymm1
-	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	LONG $0x09b1860f; WORD $0x0000 // jbe 0x1d26 <k_mul_panels+0x1d06>
-	LONG $0x1a10fcc5 // vmovups (%rdx), %ymm3
-	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x0626840f; WORD $0x0000 // je 0x19ae <k_mul_panels+0x198e>
-	LONG $0x000650e9; BYTE $0x00 // jmp 0x19dd <k_mul_panels+0x19bd>
-	LONG $0x187dc2c4; BYTE $0x12 // vbroadcastss (%r10), %ymm2
-	LONG $0xb86de2c4; BYTE $0x0e // vfmadd231ps (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86de2c4; WORD $0x2046 // vfmadd231ps 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x245c8d4d; BYTE $0xff // leaq -0x1(%r12), %r11
-	LONG $0x04c28349 // addq $0x4, %r10
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x4074 // je 0x13f0 <k_mul_panels+0x13d0>
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x187dc2c4; BYTE $0x12 // vbroadcastss (%r10), %ymm2
-	LONG $0xb86de2c4; BYTE $0x0e // vfmadd231ps (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86de2c4; WORD $0x2046 // vfmadd231ps 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x187dc2c4; WORD $0x0452 // vbroadcastss 0x4(%r10), %ymm2
-	LONG $0xb86de2c4; WORD $0x404e // vfmadd231ps 0x40(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb86de2c4; WORD $0x6046 // vfmadd231ps 0x60(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x08c28349 // addq $0x8, %r10
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0xd072 // jb 0x13c0 <k_mul_panels+0x13a0>
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	WORD $0x2b74 // je 0x1426 <k_mul_panels+0x1406>
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0975 // jne 0x140a <k_mul_panels+0x13ea>
-	LONG $0x0958f4c5 // vaddps (%rcx), %ymm1, %ymm1
-	LONG $0x4158fcc5; BYTE $0x20 // vaddps 0x20(%rcx), %ymm0, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x072f850f; WORD $0x0000 // jne 0x1b44 <k_mul_panels+0x1b24>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x07028f0f; WORD $0x0000 // jg 0x1b23 <k_mul_panels+0x1b03>
-	LONG $0xffed9ae9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x018b8e0f; WORD $0x0000 // jle 0x15bd <k_mul_panels+0x159d>
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x03df8e0f; WORD $0x0000 // jle 0x181b <k_mul_panels+0x17fb>
-	LONG $0x5874c1c4; WORD $0x004d // vaddps (%r13), %ymm1, %ymm1
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	LONG $0x06ad860f; WORD $0x0000 // jbe 0x1afd <k_mul_panels+0x1add>
-	LONG $0x1210fcc5 // vmovups (%rdx), %ymm2
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x06c0840f; WORD $0x0000 // je 0x1b23 <k_mul_panels+0x1b03>
-	LONG $0x0006dce9; BYTE $0x00 // jmp 0x1b44 <k_mul_panels+0x1b24>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	WORD $0x5372 // jb 0x14c4 <k_mul_panels+0x14a4>
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x187d82c4; WORD $0x320c // vbroadcastss (%r10,%r14), %ymm1
-	LONG $0x987da2c4; WORD $0xf60c // vfmadd132ps (%rsi,%r14,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187d82c4; WORD $0x3244; BYTE $0x04 // vbroadcastss 0x4(%r10,%r14), %ymm0
-	LONG $0x9875a2c4; WORD $0xf644; BYTE $0x20 // vfmadd132ps 0x20(%rsi,%r14,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x187d82c4; WORD $0x324c; BYTE $0x08 // vbroadcastss 0x8(%r10,%r14), %ymm1
-	LONG $0x987da2c4; WORD $0xf64c; BYTE $0x40 // vfmadd132ps 0x40(%rsi,%r14,8), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x187d82c4; WORD $0x3244; BYTE $0x0c // vbroadcastss 0xc(%r10,%r14), %ymm0
-	LONG $0x9875a2c4; WORD $0xf644; BYTE $0x60 // vfmadd132ps 0x60(%rsi,%r14,8), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x10c68349 // addq $0x10, %r14
-	LONG $0xfcc38349 // addq $-0x4, %r11
-	LONG $0xfefb8349 // cmpq $-0x2, %r11
-	WORD $0xbc72 // jb 0x1480 <k_mul_panels+0x1460>
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	WORD $0x1774 // je 0x14e6 <k_mul_panels+0x14c6>
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x2d75 // jne 0x1502 <k_mul_panels+0x14e2>
-	LONG $0x0158fcc5 // vaddps (%rcx), %ymm0, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xeccf850f; WORD $0xffff // jne 0x1b3 <k_mul_panels+0x193>
-	WORD $0x27eb // jmp 0x150d <k_mul_panels+0x14ed>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x00ab8e0f; WORD $0x0000 // jle 0x159d <k_mul_panels+0x157d>
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	LONG $0x02328c0f; WORD $0x0000 // jl 0x172e <k_mul_panels+0x170e>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x5c75 // jne 0x19eb <k_mul_panels+0x19cb>
 	LONG $0x587cc1c4; WORD $0x0045 // vaddps (%r13), %ymm0, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xeca6850f; WORD $0xffff // jne 0x1b3 <k_mul_panels+0x193>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xeca78e0f; WORD $0xffff // jle 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	LONG $0x06168d0f; WORD $0x0000 // jge 0x1b39 <k_mul_panels+0x1b19>
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0xd3158d48; WORD $0x0095; BYTE $0x00 // leaq 0x95d3(%rip), %rdx # 0xab00 <lanes>
-	LONG $0x107ca1c4; WORD $0x824c; BYTE $0x20 // vmovups 0x20(%rdx,%r8,4), %ymm1
-	LONG $0x000655e9; BYTE $0x00 // jmp 0x1b8e <k_mul_panels+0x1b6e>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xd8358d48; WORD $0x0095; BYTE $0x00 // leaq 0x95d8(%rip), %rsi # 0xab20 <lanes+0x20>
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
-	LONG $0x2e3dc2c4; WORD $0x007d // vmaskmovps %ymm7, %ymm8, (%r13)
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x9c158d4c; WORD $0x0095; BYTE $0x00 // leaq 0x959c(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x107cc1c4; WORD $0xb27c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm7
-	LONG $0x2e45c2c4; WORD $0x2075 // vmaskmovps %ymm6, %ymm7, 0x20(%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xec45840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x7e158d4c; WORD $0x0095; BYTE $0x00 // leaq 0x957e(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x7610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm6
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x2e4dc2c4; WORD $0xb56c; BYTE $0x00 // vmaskmovps %ymm5, %ymm6, (%r13,%rsi,4)
-	LONG $0x0002e2e9; BYTE $0x00 // jmp 0x187f <k_mul_panels+0x185f>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xec18840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0xffec06e9; BYTE $0xff // jmp 0x1b3 <k_mul_panels+0x193>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xec08840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x000420e9; BYTE $0x00 // jmp 0x19dd <k_mul_panels+0x19bd>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xebf8840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x000577e9; BYTE $0x00 // jmp 0x1b44 <k_mul_panels+0x1b24>
-	LONG $0x2c358d48; WORD $0x0095; BYTE $0x00 // leaq 0x952c(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
-	LONG $0x2c5dc2c4; WORD $0x0065 // vmaskmovps (%r13), %ymm4, %ymm4
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0xe8fa850f; WORD $0xffff // jne 0x29f <k_mul_panels+0x27f>
+	LONG $0x00019ee9; BYTE $0x00 // jmp 0x1b48 <k_mul_panels+0x1b28>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x00ab8e0f; WORD $0x0000 // jle 0x1a72 <k_mul_panels+0x1a52>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	LONG $0x01538c0f; WORD $0x0000 // jl 0x1b29 <k_mul_panels+0x1b09>
+	LONG $0x0158fcc5 // vaddps (%rcx), %ymm0, %ymm0
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0xe8b9850f; WORD $0xffff // jne 0x29f <k_mul_panels+0x27f>
+	LONG $0x00015de9; BYTE $0x00 // jmp 0x1b48 <k_mul_panels+0x1b28>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0x014d840f; WORD $0x0000 // je 0x1b48 <k_mul_panels+0x1b28>
+	LONG $0xffe89fe9; BYTE $0xff // jmp 0x29f <k_mul_panels+0x27f>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
+	LONG $0x2e7d62c4; BYTE $0x1a // vmaskmovps %ymm11, %ymm0, (%rdx)
+	LONG $0x204a8d48 // leaq 0x20(%rdx), %rcx
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2e7d62c4; BYTE $0x11 // vmaskmovps %ymm10, %ymm0, (%rcx)
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107cc1c4; WORD $0x8c44; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x2e7d62c4; WORD $0x407a // vmaskmovps %ymm15, %ymm0, 0x40(%rdx)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xe85f840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x03148e0f; WORD $0x0000 // jle 0x1d7d <k_mul_panels+0x1d5d>
+	LONG $0x09117cc5 // vmovups %ymm9, (%rcx)
+	LONG $0x00032ce9; BYTE $0x00 // jmp 0x1d9e <k_mul_panels+0x1d7e>
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0xe821850f; WORD $0xffff // jne 0x29f <k_mul_panels+0x27f>
+	LONG $0xffe82de9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xe81c840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x000171e9; BYTE $0x00 // jmp 0x1c0a <k_mul_panels+0x1bea>
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0xe80b840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x0003fae9; BYTE $0x00 // jmp 0x1ea4 <k_mul_panels+0x1e84>
+	LONG $0x107cc1c4; WORD $0x8464; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm4
+	LONG $0x2c5de2c4; BYTE $0x22 // vmaskmovps (%rdx), %ymm4, %ymm4
 	LONG $0xdb58dcc5 // vaddps %ymm3, %ymm4, %ymm3
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x5674 // je 0x1640 <k_mul_panels+0x1620>
-	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x2c5d82c4; WORD $0x9564; BYTE $0x00 // vmaskmovps (%r13,%r10,4), %ymm4, %ymm4
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x0878840f; WORD $0x0000 // je 0x2341 <k_mul_panels+0x2321>
+	LONG $0x107cc1c4; WORD $0x8464; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm4
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x2c5dc2c4; WORD $0x9324 // vmaskmovps (%r11,%rdx,4), %ymm4, %ymm4
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd258dcc5 // vaddps %ymm2, %ymm4, %ymm2
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x3b74 // je 0x1640 <k_mul_panels+0x1620>
-	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x2c5dc2c4; WORD $0x3564; BYTE $0x00 // vmaskmovps (%r13,%rsi), %ymm4, %ymm4
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x0850840f; WORD $0x0000 // je 0x2341 <k_mul_panels+0x2321>
+	LONG $0x107cc1c4; WORD $0x8464; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm4
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x2c5dc2c4; WORD $0x1324 // vmaskmovps (%r11,%rdx), %ymm4, %ymm4
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xc958dcc5 // vaddps %ymm1, %ymm4, %ymm1
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	WORD $0x1f74 // je 0x1640 <k_mul_panels+0x1620>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0xd0158d4c; WORD $0x0094; BYTE $0x00 // leaq 0x94d0(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x107cc1c4; WORD $0x9264; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm4
-	LONG $0x2c5de2c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm4, %ymm4
-	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x6375 // jne 0x16aa <k_mul_panels+0x168a>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xeb708e0f; WORD $0xffff // jle 0x1c0 <k_mul_panels+0x1a0>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	WORD $0x667c // jl 0x16c2 <k_mul_panels+0x16a2>
-	LONG $0x117cc1c4; WORD $0x005d // vmovups %ymm3, (%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xeb54840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x117cc1c4; WORD $0xb554; BYTE $0x00 // vmovups %ymm2, (%r13,%rsi,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xeb3f840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x117cc1c4; WORD $0xf54c; BYTE $0x00 // vmovups %ymm1, (%r13,%rsi,8)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xeb2a840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x08088e0f; WORD $0x0000 // jle 0x1ead <k_mul_panels+0x1e8d>
-	LONG $0x00048fe9; BYTE $0x00 // jmp 0x1b39 <k_mul_panels+0x1b19>
-	LONG $0x1911fcc5 // vmovups %ymm3, (%rcx)
-	LONG $0x5111fcc5; BYTE $0x20 // vmovups %ymm2, 0x20(%rcx)
-	LONG $0x4911fcc5; BYTE $0x40 // vmovups %ymm1, 0x40(%rcx)
-	LONG $0x4111fcc5; BYTE $0x60 // vmovups %ymm0, 0x60(%rcx)
-	LONG $0xffeafee9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x37358d48; WORD $0x0094; BYTE $0x00 // leaq 0x9437(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x6410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm4
-	LONG $0x2e5dc2c4; WORD $0x005d // vmaskmovps %ymm3, %ymm4, (%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xeae1840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x1a358d48; WORD $0x0094; BYTE $0x00 // leaq 0x941a(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x5c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm3
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x2e65c2c4; WORD $0xb554; BYTE $0x00 // vmaskmovps %ymm2, %ymm3, (%r13,%rsi,4)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xeabf840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0xf8358d48; WORD $0x0093; BYTE $0x00 // leaq 0x93f8(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x5410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm2
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	LONG $0x2e6dc2c4; WORD $0x354c; BYTE $0x00 // vmaskmovps %ymm1, %ymm2, (%r13,%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xea9c840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x00077fe9; BYTE $0x00 // jmp 0x1ead <k_mul_panels+0x1e8d>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0xc5358d48; WORD $0x0093; BYTE $0x00 // leaq 0x93c5(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x4c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm1
-	LONG $0x2c75c2c4; WORD $0x004d // vmaskmovps (%r13), %ymm1, %ymm1
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0x0825840f; WORD $0x0000 // je 0x2341 <k_mul_panels+0x2321>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x000808e9; BYTE $0x00 // jmp 0x2331 <k_mul_panels+0x2311>
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x107cc1c4; WORD $0x844c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm1
+	LONG $0x2c75e2c4; BYTE $0x09 // vmaskmovps (%rcx), %ymm1, %ymm1
 	LONG $0xc058f4c5 // vaddps %ymm0, %ymm1, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xea5d850f; WORD $0xffff // jne 0x1b3 <k_mul_panels+0x193>
-	LONG $0xfffdb2e9; BYTE $0xff // jmp 0x150d <k_mul_panels+0x14ed>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x961d8d4c; WORD $0x0093; BYTE $0x00 // leaq 0x9396(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
-	LONG $0x2c7dc2c4; WORD $0x0045 // vmaskmovps (%r13), %ymm0, %ymm0
-	LONG $0xd8581cc5 // vaddps %ymm0, %ymm12, %ymm11
-	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x000176e9; BYTE $0x00 // jmp 0x18fe <k_mul_panels+0x18de>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x69158d4c; WORD $0x0093; BYTE $0x00 // leaq 0x9369(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x5e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm3
-	LONG $0x2c65c2c4; WORD $0x005d // vmaskmovps (%r13), %ymm3, %ymm3
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	LONG $0xe757850f; WORD $0xffff // jne 0x29f <k_mul_panels+0x27f>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0xe7598e0f; WORD $0xffff // jle 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x08f88348 // cmpq $0x8, %rax
+	WORD $0x097c // jl 0x1b6b <k_mul_panels+0x1b4b>
+	LONG $0x0111fcc5 // vmovups %ymm0, (%rcx)
+	LONG $0xffe745e9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x107cc1c4; WORD $0x844c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm1
+	LONG $0x2e75e2c4; BYTE $0x01 // vmaskmovps %ymm0, %ymm1, (%rcx)
+	LONG $0xffe731e9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
+	LONG $0x2c65e2c4; BYTE $0x1a // vmaskmovps (%rdx), %ymm3, %ymm3
 	LONG $0xd258e4c5 // vaddps %ymm2, %ymm3, %ymm2
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x0001bee9; BYTE $0x00 // jmp 0x1973 <k_mul_panels+0x1953>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x5c358d48; WORD $0x0093; BYTE $0x00 // leaq 0x935c(%rip), %rsi # 0xab20 <lanes+0x20>
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
-	LONG $0x2c3d42c4; WORD $0x0045 // vmaskmovps (%r13), %ymm8, %ymm8
-	LONG $0x1f1d8d4c; WORD $0x0093; BYTE $0x00 // leaq 0x931f(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x107c01c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm9
-	LONG $0x2c3542c4; WORD $0x204d // vmaskmovps 0x20(%r13), %ymm9, %ymm9
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107cc1c4; WORD $0x8c5c; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm3
+	LONG $0x2c65e2c4; BYTE $0x18 // vmaskmovps (%rax), %ymm3, %ymm3
+	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107cc1c4; WORD $0x8c5c; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm3
+	LONG $0x2c65e2c4; BYTE $0x18 // vmaskmovps (%rax), %ymm3, %ymm3
+	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	WORD $0x2f75 // jne 0x1c0a <k_mul_panels+0x1bea>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	WORD $0x3b7e // jle 0x1c21 <k_mul_panels+0x1c01>
+	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
+	LONG $0x0ffb8349 // cmpq $0xf, %r11
+	WORD $0x4976 // jbe 0x1c39 <k_mul_panels+0x1c19>
+	LONG $0x4a11fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x17fb8349 // cmpq $0x17, %r11
+	LONG $0x0298870f; WORD $0x0000 // ja 0x1e9b <k_mul_panels+0x1e7b>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	WORD $0x4beb // jmp 0x1c55 <k_mul_panels+0x1c35>
+	LONG $0x117cc1c4; WORD $0x0055 // vmovups %ymm2, (%r13)
+	LONG $0x117cc1c4; WORD $0x204d // vmovups %ymm1, 0x20(%r13)
+	LONG $0x117cc1c4; WORD $0x4045 // vmovups %ymm0, 0x40(%r13)
+	LONG $0xffe68fe9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x5910fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm3
+	LONG $0x2e65e2c4; BYTE $0x12 // vmaskmovps %ymm2, %ymm3, (%rdx)
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107cc1c4; WORD $0x8c54; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm2
+	LONG $0x2e6de2c4; BYTE $0x08 // vmaskmovps %ymm1, %ymm2, (%rax)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0x00027ee9; BYTE $0x00 // jmp 0x1edd <k_mul_panels+0x1ebd>
+	QUAD $0x00000000b5048d4a // leaq (,%r14,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x4110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm0, %ymm0
+	LONG $0xd85824c5 // vaddps %ymm0, %ymm11, %ymm11
+	LONG $0x204a8d48 // leaq 0x20(%rdx), %rcx
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0x294c; BYTE $0xf0 // subq %r14, %rax
+	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
+	WORD $0x294c; BYTE $0xf2 // subq %r14, %rdx
+	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm0, %ymm0
+	LONG $0x107c41c4; WORD $0x9464; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm12
+	LONG $0x2c1d42c4; WORD $0x4063 // vmaskmovps 0x40(%r11), %ymm12, %ymm12
+	LONG $0xd0582cc5 // vaddps %ymm0, %ymm10, %ymm10
+	LONG $0x581c41c4; BYTE $0xff // vaddps %ymm15, %ymm12, %ymm15
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x009a850f; WORD $0x0000 // jne 0x1d5d <k_mul_panels+0x1d3d>
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0xfff59fe9; BYTE $0xff // jmp 0x126c <k_mul_panels+0x124c>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x2c6de2c4; BYTE $0x12 // vmaskmovps (%rdx), %ymm2, %ymm2
+	LONG $0xc958ecc5 // vaddps %ymm1, %ymm2, %ymm1
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x00016ce9; BYTE $0x00 // jmp 0x1e62 <k_mul_panels+0x1e42>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0xdb0d8d48; WORD $0x0097; BYTE $0x00 // leaq 0x97db(%rip), %rcx # 0xb4e0 <lanes+0x20>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	WORD $0x294c; BYTE $0xda // subq %r11, %rdx
+	LONG $0x01107cc5 // vmovups (%rcx), %ymm8
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x2c3d62c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm8, %ymm8
+	LONG $0x107c41c4; WORD $0x944c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm9
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x2c3562c4; WORD $0x204a // vmaskmovps 0x20(%rdx), %ymm9, %ymm9
 	LONG $0xff58bcc5 // vaddps %ymm7, %ymm8, %ymm7
 	LONG $0xf658b4c5 // vaddps %ymm6, %ymm9, %ymm6
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xf785840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
-	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0x07e9840f; WORD $0x0000 // je 0x252b <k_mul_panels+0x250b>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x41107cc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm8
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2c3d62c4; WORD $0x8a04 // vmaskmovps (%rdx,%rcx,4), %ymm8, %ymm8
+	LONG $0x0001c2e9; BYTE $0x00 // jmp 0x1f1f <k_mul_panels+0x1eff>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x8a0c8d48 // leaq (%rdx,%rcx,4), %rcx
+	LONG $0xf1297cc5 // vmovaps %ymm14, %ymm1
+	LONG $0x07fe8349 // cmpq $0x7, %r14
+	LONG $0x021e8e0f; WORD $0x0000 // jle 0x1f92 <k_mul_panels+0x1f72>
+	LONG $0x21107cc5 // vmovups (%rcx), %ymm12
+	LONG $0x000236e9; BYTE $0x00 // jmp 0x1fb3 <k_mul_panels+0x1f93>
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x46107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm8
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x2c3d42c4; WORD $0xb544; BYTE $0x00 // vmaskmovps (%r13,%rsi,4), %ymm8, %ymm8
-	LONG $0x000263e9; BYTE $0x00 // jmp 0x1a7e <k_mul_panels+0x1a5e>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xd6158d4c; WORD $0x0092; BYTE $0x00 // leaq 0x92d6(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
-	LONG $0x2c6dc2c4; WORD $0x0055 // vmaskmovps (%r13), %ymm2, %ymm2
-	LONG $0xc958ecc5 // vaddps %ymm1, %ymm2, %ymm1
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x0002bce9; BYTE $0x00 // jmp 0x1b04 <k_mul_panels+0x1ae4>
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xa9158d4c; WORD $0x0092; BYTE $0x00 // leaq 0x92a9(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x107cc1c4; WORD $0xb27c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm7
-	LONG $0x2e45e2c4; BYTE $0x32 // vmaskmovps %ymm6, %ymm7, (%rdx)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xe953840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x117cc1c4; WORD $0xb56c; BYTE $0x00 // vmovups %ymm5, (%r13,%rsi,4)
-	LONG $0x81158d4c; WORD $0x0092; BYTE $0x00 // leaq 0x9281(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x107cc1c4; WORD $0x926c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm5
-	LONG $0x2e55c2c4; WORD $0xb564; BYTE $0x20 // vmaskmovps %ymm4, %ymm5, 0x20(%r13,%rsi,4)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xe91f840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x03c48e0f; WORD $0x0000 // jle 0x1c77 <k_mul_panels+0x1c57>
-	LONG $0x1e11fcc5 // vmovups %ymm3, (%rsi)
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x03dd850f; WORD $0x0000 // jne 0x1ca0 <k_mul_panels+0x1c80>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x2d1d8d4c; WORD $0x0092; BYTE $0x00 // leaq 0x922d(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x107c81c4; WORD $0x935c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm3
-	LONG $0x2e65e2c4; BYTE $0x16 // vmaskmovps %ymm2, %ymm3, (%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xe8d7840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x0003c0e9; BYTE $0x00 // jmp 0x1cae <k_mul_panels+0x1c8e>
-	LONG $0x287c41c4; BYTE $0xdc // vmovaps %ymm12, %ymm11
-	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x021d8d4c; WORD $0x0092; BYTE $0x00 // leaq 0x9202(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x0010ba41; WORD $0x0000 // movl $0x10, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x107cc1c4; WORD $0x9344; BYTE $0x20 // vmovups 0x20(%r11,%rdx,4), %ymm0
-	LONG $0x2c7de2c4; BYTE $0x06 // vmaskmovps (%rsi), %ymm0, %ymm0
-	LONG $0x107c01c4; WORD $0x9364; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm12
-	LONG $0x2c1d42c4; WORD $0x4065 // vmaskmovps 0x40(%r13), %ymm12, %ymm12
-	LONG $0xd0582cc5 // vaddps %ymm0, %ymm10, %ymm10
-	LONG $0x581c41c4; BYTE $0xc9 // vaddps %ymm9, %ymm12, %ymm9
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x05e8840f; WORD $0x0000 // je 0x1f23 <k_mul_panels+0x1f03>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x02418e0f; WORD $0x0000 // jle 0x1b99 <k_mul_panels+0x1b79>
-	LONG $0x26107cc5 // vmovups (%rsi), %ymm12
-	LONG $0x9d358d4c; WORD $0x0091; BYTE $0x00 // leaq 0x919d(%rip), %r14 # 0xab00 <lanes>
-	LONG $0x000251e9; BYTE $0x00 // jmp 0x1bb9 <k_mul_panels+0x1b99>
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x8d158d4c; WORD $0x0091; BYTE $0x00 // leaq 0x918d(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x107cc1c4; WORD $0xb25c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm3
-	LONG $0x2c65e2c4; BYTE $0x1a // vmaskmovps (%rdx), %ymm3, %ymm3
-	LONG $0xc958e4c5 // vaddps %ymm1, %ymm3, %ymm1
-	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2e7d62c4; BYTE $0x09 // vmaskmovps %ymm9, %ymm0, (%rcx)
+	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2e7de2c4; WORD $0x2079 // vmaskmovps %ymm7, %ymm0, 0x20(%rcx)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x2e7d62c4; WORD $0x826c; BYTE $0x40 // vmaskmovps %ymm13, %ymm0, 0x40(%rdx,%rax,4)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xe4d8840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x02b08e0f; WORD $0x0000 // jle 0x20a8 <k_mul_panels+0x2088>
+	LONG $0x2a11fcc5 // vmovups %ymm5, (%rdx)
+	LONG $0x20728d48 // leaq 0x20(%rdx), %rsi
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x02c4850f; WORD $0x0000 // jne 0x20cc <k_mul_panels+0x20ac>
+	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
+	LONG $0x247c2b48; BYTE $0x08 // subq 0x8(%rsp), %rdi
+	LONG $0x107cc1c4; WORD $0xbc44; BYTE $0x20 // vmovups 0x20(%r12,%rdi,4), %ymm0
+	LONG $0x2e7de2c4; BYTE $0x26 // vmaskmovps %ymm4, %ymm0, (%rsi)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0xc084 // testb %al, %al
+	LONG $0x02b2850f; WORD $0x0000 // jne 0x20df <k_mul_panels+0x20bf>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x107cc1c4; WORD $0xb25c; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm3
-	LONG $0x2c65e2c4; BYTE $0x1a // vmaskmovps (%rdx), %ymm3, %ymm3
-	LONG $0xc058e4c5 // vaddps %ymm0, %ymm3, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x2f75 // jne 0x19dd <k_mul_panels+0x19bd>
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x3c7e // jle 0x19f0 <k_mul_panels+0x19d0>
-	LONG $0x117cc1c4; WORD $0x0055 // vmovups %ymm2, (%r13)
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x5676 // jbe 0x1a16 <k_mul_panels+0x19f6>
-	LONG $0x117cc1c4; WORD $0x204d // vmovups %ymm1, 0x20(%r13)
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	LONG $0x0165870f; WORD $0x0000 // ja 0x1b39 <k_mul_panels+0x1b19>
-	LONG $0x25158d4c; WORD $0x0091; BYTE $0x00 // leaq 0x9125(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x5ceb // jmp 0x1a39 <k_mul_panels+0x1a19>
-	LONG $0x1111fcc5 // vmovups %ymm2, (%rcx)
-	LONG $0x4911fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rcx)
-	LONG $0x4111fcc5; BYTE $0x40 // vmovups %ymm0, 0x40(%rcx)
-	LONG $0xffe7d0e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x01158d4c; WORD $0x0091; BYTE $0x00 // leaq 0x9101(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x5e10fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm3
-	LONG $0x2e65c2c4; WORD $0x0055 // vmaskmovps %ymm2, %ymm3, (%r13)
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	WORD $0x0beb // jmp 0x1a21 <k_mul_panels+0x1a01>
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0xdf158d4c; WORD $0x0090; BYTE $0x00 // leaq 0x90df(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x107cc1c4; WORD $0xb254; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm2
+	LONG $0x24742b48; BYTE $0x08 // subq 0x8(%rsp), %rsi
+	LONG $0x107cc1c4; WORD $0xb444; BYTE $0x20 // vmovups 0x20(%r12,%rsi,4), %ymm0
+	LONG $0x2e7de2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm0, (%rdx)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xe458840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x00029be9; BYTE $0x00 // jmp 0x20f8 <k_mul_panels+0x20d8>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107cc1c4; WORD $0x8c54; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm2
+	LONG $0x2c6de2c4; BYTE $0x10 // vmaskmovps (%rax), %ymm2, %ymm2
+	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
+	LONG $0x247c8348; WORD $0x0178 // cmpq $0x1, 0x78(%rsp)
+	WORD $0x2275 // jne 0x1ea4 <k_mul_panels+0x1e84>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	WORD $0x287e // jle 0x1eb5 <k_mul_panels+0x1e95>
+	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x0ffb8349 // cmpq $0xf, %r11
+	WORD $0x3876 // jbe 0x1ed3 <k_mul_panels+0x1eb3>
+	LONG $0x0211fcc5 // vmovups %ymm0, (%rdx)
+	LONG $0xffe40ce9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	LONG $0x117cc1c4; WORD $0x004d // vmovups %ymm1, (%r13)
+	LONG $0x117cc1c4; WORD $0x2045 // vmovups %ymm0, 0x20(%r13)
+	LONG $0xffe3fbe9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x5110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm2
 	LONG $0x2e6de2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm2, (%rdx)
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	LONG $0x000141e9; BYTE $0x00 // jmp 0x1b84 <k_mul_panels+0x1b64>
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xae158d4c; WORD $0x0090; BYTE $0x00 // leaq 0x90ae(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x107c41c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm8
-	LONG $0x2c3d62c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm8, %ymm8
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0x05eb // jmp 0x1ed8 <k_mul_panels+0x1eb8>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x107cc1c4; WORD $0x844c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm1
+	LONG $0x2e75e2c4; BYTE $0x02 // vmaskmovps %ymm0, %ymm1, (%rdx)
+	LONG $0xffe3bfe9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107c41c4; WORD $0x8c44; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm8
+	LONG $0x2c3d62c4; BYTE $0x00 // vmaskmovps (%rax), %ymm8, %ymm8
 	LONG $0xf658bcc5 // vaddps %ymm6, %ymm8, %ymm6
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xf519840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x107c41c4; WORD $0xb544; BYTE $0x00 // vmovups (%r13,%rsi,4), %ymm8
-	LONG $0x821d8d4c; WORD $0x0090; BYTE $0x00 // leaq 0x9082(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x107c41c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%rdx,4), %ymm9
-	LONG $0x2c3542c4; WORD $0xb54c; BYTE $0x20 // vmaskmovps 0x20(%r13,%rsi,4), %ymm9, %ymm9
-	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0x0616840f; WORD $0x0000 // je 0x252b <k_mul_panels+0x250b>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x04107cc5; BYTE $0x8a // vmovups (%rdx,%rcx,4), %ymm8
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x107c41c4; WORD $0x844c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm9
+	LONG $0x2c3562c4; WORD $0x8a4c; BYTE $0x20 // vmaskmovps 0x20(%rdx,%rcx,4), %ymm9, %ymm9
+	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xed58bcc5 // vaddps %ymm5, %ymm8, %ymm5
 	LONG $0xe458b4c5 // vaddps %ymm4, %ymm9, %ymm4
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xf4dd840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
-	LONG $0x24748b48; BYTE $0x38 // movq 0x38(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x03408e0f; WORD $0x0000 // jle 0x1dfa <k_mul_panels+0x1dda>
-	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0359850f; WORD $0x0000 // jne 0x1e23 <k_mul_panels+0x1e03>
-	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x261d8d4c; WORD $0x0090; BYTE $0x00 // leaq 0x9026(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x107c01c4; WORD $0x934c; BYTE $0x20 // vmovups 0x20(%r11,%r10,4), %ymm9
-	LONG $0x2c3562c4; BYTE $0x0e // vmaskmovps (%rsi), %ymm9, %ymm9
-	LONG $0xdb58bcc5 // vaddps %ymm3, %ymm8, %ymm3
-	LONG $0xd258b4c5 // vaddps %ymm2, %ymm9, %ymm2
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xf48d840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
-	LONG $0x00033ce9; BYTE $0x00 // jmp 0x1e39 <k_mul_panels+0x1e19>
-	LONG $0xfc158d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8ffc(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x107cc1c4; WORD $0xb254; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm2
-	LONG $0x2c6de2c4; BYTE $0x12 // vmaskmovps (%rdx), %ymm2, %ymm2
-	LONG $0xc058ecc5 // vaddps %ymm0, %ymm2, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x2175 // jne 0x1b44 <k_mul_panels+0x1b24>
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x297e // jle 0x1b52 <k_mul_panels+0x1b32>
-	LONG $0x117cc1c4; WORD $0x004d // vmovups %ymm1, (%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	LONG $0x0ff88349 // cmpq $0xf, %r8
-	WORD $0x3f76 // jbe 0x1b78 <k_mul_panels+0x1b58>
-	LONG $0x117cc1c4; WORD $0x0045 // vmovups %ymm0, (%r13)
-	LONG $0xffe67ce9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x0911fcc5 // vmovups %ymm1, (%rcx)
-	LONG $0x4111fcc5; BYTE $0x20 // vmovups %ymm0, 0x20(%rcx)
-	LONG $0xffe66ee9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x9f158d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8f9f(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0x05de840f; WORD $0x0000 // je 0x252b <k_mul_panels+0x250b>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x07fa8348 // cmpq $0x7, %rdx
+	LONG $0x03438e0f; WORD $0x0000 // jle 0x22aa <k_mul_panels+0x228a>
+	LONG $0x01107cc5 // vmovups (%rcx), %ymm8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	LONG $0x035c850f; WORD $0x0000 // jne 0x22d3 <k_mul_panels+0x22b3>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	LONG $0x24542b48; BYTE $0x08 // subq 0x8(%rsp), %rdx
+	LONG $0x107c41c4; WORD $0x944c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm9
+	LONG $0x2c3562c4; BYTE $0x09 // vmaskmovps (%rcx), %ymm9, %ymm9
+	LONG $0x000345e9; BYTE $0x00 // jmp 0x22d7 <k_mul_panels+0x22b7>
+	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x5610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm2
-	LONG $0x2e6dc2c4; WORD $0x004d // vmaskmovps %ymm1, %ymm2, (%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x07eb // jmp 0x1b7f <k_mul_panels+0x1b5f>
-	LONG $0x81158d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8f81(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x107cc1c4; WORD $0x924c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm1
-	LONG $0x2e75c2c4; WORD $0x0045 // vmaskmovps %ymm0, %ymm1, (%r13)
-	LONG $0xffe627e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x58358d4c; WORD $0x008f; BYTE $0x00 // leaq 0x8f58(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
-	LONG $0x2c7d62c4; BYTE $0x26 // vmaskmovps (%rsi), %ymm0, %ymm12
-	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
-	LONG $0x2c7d62c4; WORD $0x206e // vmaskmovps 0x20(%rsi), %ymm0, %ymm13
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x107cc1c4; WORD $0xb644; BYTE $0x20 // vmovups 0x20(%r14,%rsi,4), %ymm0
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x2c7d42c4; WORD $0xb574; BYTE $0x40 // vmaskmovps 0x40(%r13,%rsi,4), %ymm0, %ymm14
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x581c41c4; BYTE $0xff // vaddps %ymm15, %ymm12, %ymm15
-	LONG $0x581441c4; BYTE $0xe8 // vaddps %ymm8, %ymm13, %ymm13
-	LONG $0xf6588cc5 // vaddps %ymm6, %ymm14, %ymm6
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x0975 // jne 0x1c01 <k_mul_panels+0x1be1>
-	LONG $0xf3287cc5 // vmovaps %ymm3, %ymm14
-	LONG $0x000322e9; BYTE $0x00 // jmp 0x1f23 <k_mul_panels+0x1f03>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x1d32 <k_mul_panels+0x1d12>
-	LONG $0x107c41c4; BYTE $0x22 // vmovups (%r10), %ymm12
-	LONG $0xef297cc5 // vmovaps %ymm13, %ymm7
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0137850f; WORD $0x0000 // jne 0x1d5f <k_mul_panels+0x1d3f>
-	LONG $0x0008be41; WORD $0x0000 // movl $0x8, %r14d
-	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0xc8258d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8ec8(%rip), %r12 # 0xab00 <lanes>
-	LONG $0x107c81c4; WORD $0xb444; BYTE $0x20 // vmovups 0x20(%r12,%r14,4), %ymm0
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x2c7d42c4; BYTE $0x2b // vmaskmovps (%r11), %ymm0, %ymm13
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x011b850f; WORD $0x0000 // jne 0x1d71 <k_mul_panels+0x1d51>
-	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
-	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
-	LONG $0x9a358d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e9a(%rip), %r14 # 0xab00 <lanes>
-	LONG $0x107c81c4; WORD $0x9e44; BYTE $0x20 // vmovups 0x20(%r14,%r11,4), %ymm0
-	LONG $0x2c7d42c4; BYTE $0x32 // vmaskmovps (%r10), %ymm0, %ymm14
-	LONG $0x0000ffe9; BYTE $0x00 // jmp 0x1d76 <k_mul_panels+0x1d56>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x7a1d8d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e7a(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x107cc1c4; WORD $0x2063 // vmovups 0x20(%r11), %ymm4
-	LONG $0x2e5de2c4; BYTE $0x1e // vmaskmovps %ymm3, %ymm4, (%rsi)
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfc23840f; WORD $0xffff // je 0x18c3 <k_mul_panels+0x18a3>
-	LONG $0x1611fcc5 // vmovups %ymm2, (%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xe512840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x01be8e0f; WORD $0x0000 // jle 0x1e7b <k_mul_panels+0x1e5b>
-	LONG $0x117cc1c4; WORD $0x004d // vmovups %ymm1, (%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfe6a850f; WORD $0xffff // jne 0x1b39 <k_mul_panels+0x1b19>
-	LONG $0x0001d1e9; BYTE $0x00 // jmp 0x1ea5 <k_mul_panels+0x1e85>
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x1d158d4c; WORD $0x008e; BYTE $0x00 // leaq 0x8e1d(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x107cc1c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm0
-	LONG $0x2c7de2c4; BYTE $0x02 // vmaskmovps (%rdx), %ymm0, %ymm0
-	LONG $0xc85834c5 // vaddps %ymm0, %ymm9, %ymm9
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x022b840f; WORD $0x0000 // je 0x1f28 <k_mul_panels+0x1f08>
-	LONG $0x287c41c4; BYTE $0xdc // vmovaps %ymm12, %ymm11
-	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107c41c4; WORD $0x9564; BYTE $0x00 // vmovups (%r13,%rdx,4), %ymm12
-	LONG $0x107c41c4; WORD $0x956c; BYTE $0x20 // vmovups 0x20(%r13,%rdx,4), %ymm13
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0xdf358d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8ddf(%rip), %r14 # 0xab00 <lanes>
-	LONG $0xfffea2e9; BYTE $0xff // jmp 0x1bc8 <k_mul_panels+0x1ba8>
-	LONG $0xd3158d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8dd3(%rip), %r10 # 0xab00 <lanes>
-	LONG $0xfffc5de9; BYTE $0xff // jmp 0x198f <k_mul_panels+0x196f>
-	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0xbf358d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8dbf(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xde // subq %r11, %r14
-	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
-	LONG $0x2c7d42c4; BYTE $0x22 // vmaskmovps (%r10), %ymm0, %ymm12
-	LONG $0xef297cc5 // vmovaps %ymm13, %ymm7
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfec9840f; WORD $0xffff // je 0x1c28 <k_mul_panels+0x1c08>
-	LONG $0x107c41c4; BYTE $0x2b // vmovups (%r11), %ymm13
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xfee5840f; WORD $0xffff // je 0x1c56 <k_mul_panels+0x1c36>
-	LONG $0x107c41c4; BYTE $0x32 // vmovups (%r10), %ymm14
-	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
-	LONG $0xe45894c5 // vaddps %ymm4, %ymm13, %ymm4
-	LONG $0xf3580cc5 // vaddps %ymm3, %ymm14, %ymm14
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0x0193840f; WORD $0x0000 // je 0x1f1f <k_mul_panels+0x1eff>
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x01218e0f; WORD $0x0000 // jle 0x1ebf <k_mul_panels+0x1e9f>
-	LONG $0x107c41c4; BYTE $0x22 // vmovups (%r10), %ymm12
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0139850f; WORD $0x0000 // jne 0x1ee8 <k_mul_panels+0x1ec8>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x42358d4c; WORD $0x008d; BYTE $0x00 // leaq 0x8d42(%rip), %r14 # 0xab00 <lanes>
-	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
-	LONG $0x2c7d42c4; BYTE $0x2b // vmaskmovps (%r11), %ymm0, %ymm13
-	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x0123850f; WORD $0x0000 // jne 0x1efe <k_mul_panels+0x1ede>
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x16358d48; WORD $0x008d; BYTE $0x00 // leaq 0x8d16(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
-	LONG $0x2c7d42c4; BYTE $0x32 // vmaskmovps (%r10), %ymm0, %ymm14
-	LONG $0x000109e9; BYTE $0x00 // jmp 0x1f03 <k_mul_panels+0x1ee3>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xf71d8d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8cf7(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x107c41c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm8
-	LONG $0x2c3d62c4; BYTE $0x06 // vmaskmovps (%rsi), %ymm8, %ymm8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfca7840f; WORD $0xffff // je 0x1aca <k_mul_panels+0x1aaa>
-	LONG $0x0e107cc5 // vmovups (%rsi), %ymm9
-	LONG $0xdb58bcc5 // vaddps %ymm3, %ymm8, %ymm3
-	LONG $0xd258b4c5 // vaddps %ymm2, %ymm9, %ymm2
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xf14c840f; WORD $0xffff // je 0xf85 <k_mul_panels+0xf65>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x04438e0f; WORD $0x0000 // jle 0x228e <k_mul_panels+0x226e>
-	LONG $0x06107cc5 // vmovups (%rsi), %ymm8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x045c850f; WORD $0x0000 // jne 0x22b7 <k_mul_panels+0x2297>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x96158d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c96(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x107c41c4; WORD $0x924c; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm9
-	LONG $0x2c3562c4; BYTE $0x0e // vmaskmovps (%rsi), %ymm9, %ymm9
-	LONG $0x000440e9; BYTE $0x00 // jmp 0x22bb <k_mul_panels+0x229b>
-	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	LONG $0x76158d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c76(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
-	LONG $0x107cc1c4; WORD $0x2052 // vmovups 0x20(%r10), %ymm2
-	LONG $0x2e6dc2c4; WORD $0x004d // vmaskmovps %ymm1, %ymm2, (%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfc94850f; WORD $0xffff // jne 0x1b39 <k_mul_panels+0x1b19>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x4c358d48; WORD $0x008c; BYTE $0x00 // leaq 0x8c4c(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x4c10fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm1
-	LONG $0xfffccfe9; BYTE $0xff // jmp 0x1b8e <k_mul_panels+0x1b6e>
-	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x32358d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c32(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xde // subq %r11, %r14
-	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
-	LONG $0x2c7d42c4; BYTE $0x22 // vmaskmovps (%r10), %ymm0, %ymm12
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfec7840f; WORD $0xffff // je 0x1daf <k_mul_panels+0x1d8f>
-	LONG $0x107c41c4; BYTE $0x2b // vmovups (%r11), %ymm13
-	LONG $0xf3297cc5 // vmovaps %ymm14, %ymm3
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xfedd840f; WORD $0xffff // je 0x1ddb <k_mul_panels+0x1dbb>
-	LONG $0x107c41c4; BYTE $0x32 // vmovups (%r10), %ymm14
-	LONG $0xd2589cc5 // vaddps %ymm2, %ymm12, %ymm2
-	LONG $0xc95894c5 // vaddps %ymm1, %ymm13, %ymm1
-	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
-	LONG $0xc0588cc5 // vaddps %ymm0, %ymm14, %ymm0
-	LONG $0x4411fcc5; WORD $0x4024 // vmovups %ymm0, 0x40(%rsp)
-	LONG $0xf3287cc5 // vmovaps %ymm3, %ymm14
-	LONG $0xef287cc5 // vmovaps %ymm7, %ymm13
-	LONG $0x287c41c4; BYTE $0xe3 // vmovaps %ymm11, %ymm12
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x7275 // jne 0x1fa1 <k_mul_panels+0x1f81>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xe2888e0f; WORD $0xffff // jle 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x00bd8e0f; WORD $0x0000 // jle 0x1fff <k_mul_panels+0x1fdf>
-	LONG $0x117c41c4; WORD $0x0065 // vmovups %ymm12, (%r13)
-	LONG $0x10f88349 // cmpq $0x10, %r8
-	LONG $0x00d3820f; WORD $0x0000 // jb 0x2025 <k_mul_panels+0x2005>
-	LONG $0x117c41c4; WORD $0x2055 // vmovups %ymm10, 0x20(%r13)
-	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
-	LONG $0x17f88349 // cmpq $0x17, %r8
-	LONG $0x01f0860f; WORD $0x0000 // jbe 0x2156 <k_mul_panels+0x2136>
-	LONG $0x0a117cc5 // vmovups %ymm9, (%rdx)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xe24c840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117c41c4; WORD $0x957c; BYTE $0x00 // vmovups %ymm15, (%r13,%rdx,4)
-	LONG $0x117c41c4; WORD $0x956c; BYTE $0x20 // vmovups %ymm13, 0x20(%r13,%rdx,4)
-	LONG $0x117cc1c4; WORD $0x9574; BYTE $0x40 // vmovups %ymm6, 0x40(%r13,%rdx,4)
-	WORD $0x01b2 // movb $0x1, %dl
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xe224840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x000139e9; BYTE $0x00 // jmp 0x20da <k_mul_panels+0x20ba>
-	LONG $0x21117cc5 // vmovups %ymm12, (%rcx)
-	LONG $0x51117cc5; BYTE $0x20 // vmovups %ymm10, 0x20(%rcx)
-	LONG $0x49117cc5; BYTE $0x40 // vmovups %ymm9, 0x40(%rcx)
-	LONG $0x79117cc5; BYTE $0x60 // vmovups %ymm15, 0x60(%rcx)
-	QUAD $0x00000080a9117cc5 // vmovups %ymm13, 0x80(%rcx)
-	QUAD $0x000000a0b111fcc5 // vmovups %ymm6, 0xa0(%rcx)
-	QUAD $0x000000c0a911fcc5 // vmovups %ymm5, 0xc0(%rcx)
-	QUAD $0x000000e0a111fcc5 // vmovups %ymm4, 0xe0(%rcx)
-	QUAD $0x00000100b1117cc5 // vmovups %ymm14, 0x100(%rcx)
-	QUAD $0x000001209111fcc5 // vmovups %ymm2, 0x120(%rcx)
-	QUAD $0x000001408911fcc5 // vmovups %ymm1, 0x140(%rcx)
-	LONG $0x4410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm0
-	QUAD $0x000001608111fcc5 // vmovups %ymm0, 0x160(%rcx)
-	LONG $0xffe1c1e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xf2158d4c; WORD $0x008a; BYTE $0x00 // leaq 0x8af2(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
-	LONG $0x2e7d42c4; WORD $0x0065 // vmaskmovps %ymm12, %ymm0, (%r13)
-	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	WORD $0x0beb // jmp 0x2030 <k_mul_panels+0x2010>
-	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0xd0158d4c; WORD $0x008a; BYTE $0x00 // leaq 0x8ad0(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x107cc1c4; WORD $0x9244; BYTE $0x20 // vmovups 0x20(%r10,%rdx,4), %ymm0
-	LONG $0x2e7d62c4; BYTE $0x16 // vmaskmovps %ymm10, %ymm0, (%rsi)
-	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x107cc1c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm0
-	LONG $0x2e7d42c4; WORD $0x404d // vmaskmovps %ymm9, %ymm0, 0x40(%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xe15d840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x0d7e // jle 0x2085 <k_mul_panels+0x2065>
-	LONG $0x3e117cc5 // vmovups %ymm15, (%rsi)
-	LONG $0x7d358d4c; WORD $0x008a; BYTE $0x00 // leaq 0x8a7d(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x20eb // jmp 0x20a5 <k_mul_panels+0x2085>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x6c358d4c; WORD $0x008a; BYTE $0x00 // leaq 0x8a6c(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
-	LONG $0x2e7d62c4; BYTE $0x3e // vmaskmovps %ymm15, %ymm0, (%rsi)
-	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
-	LONG $0x2e7d62c4; WORD $0x206e // vmaskmovps %ymm13, %ymm0, 0x20(%rsi)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x107cc1c4; WORD $0x9644; BYTE $0x20 // vmovups 0x20(%r14,%rdx,4), %ymm0
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x2e7dc2c4; WORD $0x9574; BYTE $0x40 // vmaskmovps %ymm6, %ymm0, 0x40(%r13,%rdx,4)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2c7d62c4; BYTE $0x21 // vmaskmovps (%rcx), %ymm0, %ymm12
+	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2c7de2c4; WORD $0x2071 // vmaskmovps 0x20(%rcx), %ymm0, %ymm6
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	LONG $0x244c2b48; BYTE $0x08 // subq 0x8(%rsp), %rcx
+	LONG $0x107cc1c4; WORD $0x8c44; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2c7d62c4; WORD $0x8a74; BYTE $0x40 // vmaskmovps 0x40(%rdx,%rcx,4), %ymm0, %ymm14
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xe0e6840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x00b08e0f; WORD $0x0000 // jle 0x219c <k_mul_panels+0x217c>
-	LONG $0x117cc1c4; BYTE $0x2a // vmovups %ymm5, (%r10)
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x00c8850f; WORD $0x0000 // jne 0x21c6 <k_mul_panels+0x21a6>
-	LONG $0x0008be41; WORD $0x0000 // movl $0x8, %r14d
-	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0xf2258d4c; WORD $0x0089; BYTE $0x00 // leaq 0x89f2(%rip), %r12 # 0xab00 <lanes>
-	LONG $0x107c81c4; WORD $0xb444; BYTE $0x20 // vmovups 0x20(%r12,%r14,4), %ymm0
-	LONG $0x24648b4c; BYTE $0x30 // movq 0x30(%rsp), %r12
-	LONG $0x2e7dc2c4; BYTE $0x23 // vmaskmovps %ymm4, %ymm0, (%r11)
-	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x581c41c4; BYTE $0xc9 // vaddps %ymm9, %ymm12, %ymm9
+	LONG $0xff58ccc5 // vaddps %ymm7, %ymm6, %ymm7
+	LONG $0x580c41c4; BYTE $0xed // vaddps %ymm13, %ymm14, %ymm13
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0x0234840f; WORD $0x0000 // je 0x2234 <k_mul_panels+0x2214>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x01bf8e0f; WORD $0x0000 // jle 0x21e0 <k_mul_panels+0x21c0>
+	LONG $0x21107cc5 // vmovups (%rcx), %ymm12
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x01d3850f; WORD $0x0000 // jne 0x2204 <k_mul_panels+0x21e4>
+	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
+	LONG $0x247c2b48; BYTE $0x08 // subq 0x8(%rsp), %rdi
+	LONG $0x107cc1c4; WORD $0xbc44; BYTE $0x20 // vmovups 0x20(%r12,%rdi,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x36 // vmaskmovps (%rsi), %ymm0, %ymm6
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ac850f; WORD $0x0000 // jne 0x21d7 <k_mul_panels+0x21b7>
-	LONG $0x0010bb41; WORD $0x0000 // movl $0x10, %r11d
-	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
-	LONG $0xc5358d4c; WORD $0x0089; BYTE $0x00 // leaq 0x89c5(%rip), %r14 # 0xab00 <lanes>
-	LONG $0x107c81c4; WORD $0x9e44; BYTE $0x20 // vmovups 0x20(%r14,%r11,4), %ymm0
-	LONG $0x2e7d42c4; BYTE $0x32 // vmaskmovps %ymm14, %ymm0, (%r10)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xe06f840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x000090e9; BYTE $0x00 // jmp 0x21e6 <k_mul_panels+0x21c6>
+	LONG $0x01c1850f; WORD $0x0000 // jne 0x2217 <k_mul_panels+0x21f7>
 	LONG $0x000010be; BYTE $0x00 // movl $0x10, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x9b158d4c; WORD $0x0089; BYTE $0x00 // leaq 0x899b(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x107cc1c4; WORD $0xb244; BYTE $0x20 // vmovups 0x20(%r10,%rsi,4), %ymm0
-	LONG $0x2e7d62c4; BYTE $0x0a // vmaskmovps %ymm9, %ymm0, (%rdx)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xe045840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
+	LONG $0x24742b48; BYTE $0x08 // subq 0x8(%rsp), %rsi
+	LONG $0x107cc1c4; WORD $0xb444; BYTE $0x20 // vmovups 0x20(%r12,%rsi,4), %ymm0
+	LONG $0x2c7d62c4; BYTE $0x31 // vmaskmovps (%rcx), %ymm0, %ymm14
+	LONG $0x0001aae9; BYTE $0x00 // jmp 0x221b <k_mul_panels+0x21fb>
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107cc1c4; WORD $0x8c44; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x2e7d62c4; BYTE $0x38 // vmaskmovps %ymm15, %ymm0, (%rax)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xe21f840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x0c117cc5; BYTE $0x82 // vmovups %ymm9, (%rdx,%rax,4)
+	LONG $0x7c11fcc5; WORD $0x2082 // vmovups %ymm7, 0x20(%rdx,%rax,4)
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0xfffd05e9; BYTE $0xff // jmp 0x1dad <k_mul_panels+0x1d8d>
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
+	LONG $0x2e7de2c4; BYTE $0x2a // vmaskmovps %ymm5, %ymm0, (%rdx)
+	LONG $0x20728d48 // leaq 0x20(%rdx), %rsi
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfd3c840f; WORD $0xffff // je 0x1e08 <k_mul_panels+0x1de8>
+	LONG $0x2611fcc5 // vmovups %ymm4, (%rsi)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfd4e840f; WORD $0xffff // je 0x1e2d <k_mul_panels+0x1e0d>
+	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117c41c4; WORD $0x957c; BYTE $0x00 // vmovups %ymm15, (%r13,%rdx,4)
-	LONG $0x117c41c4; WORD $0x956c; BYTE $0x20 // vmovups %ymm13, 0x20(%r13,%rdx,4)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0x69358d4c; WORD $0x0089; BYTE $0x00 // leaq 0x8969(%rip), %r14 # 0xab00 <lanes>
-	LONG $0xffff18e9; BYTE $0xff // jmp 0x20b4 <k_mul_panels+0x2094>
-	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x55358d4c; WORD $0x0089; BYTE $0x00 // leaq 0x8955(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xde // subq %r11, %r14
-	LONG $0x107cc1c4; WORD $0x2046 // vmovups 0x20(%r14), %ymm0
-	LONG $0x2e7dc2c4; BYTE $0x2a // vmaskmovps %ymm5, %ymm0, (%r10)
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff38840f; WORD $0xffff // je 0x20fe <k_mul_panels+0x20de>
-	LONG $0x117cc1c4; BYTE $0x23 // vmovups %ymm4, (%r11)
-	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0xe1b8840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24540348; BYTE $0x70 // addq 0x70(%rsp), %rdx
+	LONG $0x24748b4c; BYTE $0x08 // movq 0x8(%rsp), %r14
+	LONG $0x07fe8349 // cmpq $0x7, %r14
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	LONG $0x03268e0f; WORD $0x0000 // jle 0x2435 <k_mul_panels+0x2415>
+	LONG $0x1211fcc5 // vmovups %ymm2, (%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0x0342850f; WORD $0x0000 // jne 0x2466 <k_mul_panels+0x2446>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	LONG $0x244c2b48; BYTE $0x08 // subq 0x8(%rsp), %rcx
+	LONG $0x107cc1c4; WORD $0x8c44; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x2e7d62c4; BYTE $0x32 // vmaskmovps %ymm14, %ymm0, (%rdx)
+	LONG $0x40c38349 // addq $0x40, %r11
+	WORD $0xc084 // testb %al, %al
+	LONG $0x7c107cc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm15
+	LONG $0x0330850f; WORD $0x0000 // jne 0x247c <k_mul_panels+0x245c>
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2e7d42c4; BYTE $0x3b // vmaskmovps %ymm15, %ymm0, (%r11)
+	LONG $0xffe149e9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	LONG $0x5874c1c4; WORD $0xd30c // vaddps (%r11,%rdx,8), %ymm1, %ymm1
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x01c7840f; WORD $0x0000 // je 0x2341 <k_mul_panels+0x2321>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x247c8348; WORD $0x0708 // cmpq $0x7, 0x8(%rsp)
+	LONG $0x01a38e0f; WORD $0x0000 // jle 0x2331 <k_mul_panels+0x2311>
+	LONG $0x2110fcc5 // vmovups (%rcx), %ymm4
+	LONG $0x0001a6e9; BYTE $0x00 // jmp 0x233d <k_mul_panels+0x231d>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0xfffa1ae9; BYTE $0xff // jmp 0x1bbb <k_mul_panels+0x1b9b>
+	LONG $0x000010b9; BYTE $0x00 // movl $0x10, %ecx
+	WORD $0x294c; BYTE $0xf1 // subq %r14, %rcx
+	LONG $0x107cc1c4; WORD $0x8c44; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x00 // vmaskmovps (%rax), %ymm0, %ymm0
+	LONG $0xf85804c5 // vaddps %ymm0, %ymm15, %ymm15
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xfafe840f; WORD $0xffff // je 0x1cc3 <k_mul_panels+0x1ca3>
+	LONG $0xf1297cc5 // vmovaps %ymm14, %ymm1
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x24107cc5; BYTE $0x82 // vmovups (%rdx,%rax,4), %ymm12
+	LONG $0x7410fcc5; WORD $0x2082 // vmovups 0x20(%rdx,%rax,4), %ymm6
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0xfffde2e9; BYTE $0xff // jmp 0x1fc2 <k_mul_panels+0x1fa2>
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
+	LONG $0x2c7d62c4; BYTE $0x21 // vmaskmovps (%rcx), %ymm0, %ymm12
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfe2d840f; WORD $0xffff // je 0x2031 <k_mul_panels+0x2011>
+	LONG $0x3610fcc5 // vmovups (%rsi), %ymm6
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0xff54840f; WORD $0xffff // je 0x212b <k_mul_panels+0x210b>
-	LONG $0x117c41c4; BYTE $0x32 // vmovups %ymm14, (%r10)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xdfda840f; WORD $0xffff // je 0x1c0 <k_mul_panels+0x1a0>
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x587e // jle 0x2249 <k_mul_panels+0x2229>
-	LONG $0x117cc1c4; WORD $0x0055 // vmovups %ymm2, (%r13)
-	LONG $0x20558d4d // leaq 0x20(%r13), %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x7075 // jne 0x2270 <k_mul_panels+0x2250>
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xf11d8d4c; WORD $0x0088; BYTE $0x00 // leaq 0x88f1(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x107cc1c4; WORD $0xb344; BYTE $0x20 // vmovups 0x20(%r11,%rsi,4), %ymm0
-	LONG $0x2e7dc2c4; BYTE $0x0a // vmaskmovps %ymm1, %ymm0, (%r10)
-	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0xfe3f840f; WORD $0xffff // je 0x2056 <k_mul_panels+0x2036>
+	LONG $0x31107cc5 // vmovups (%rcx), %ymm14
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xed589cc5 // vaddps %ymm5, %ymm12, %ymm5
+	LONG $0xe458ccc5 // vaddps %ymm4, %ymm6, %ymm4
+	LONG $0xdb588cc5 // vaddps %ymm3, %ymm14, %ymm3
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	WORD $0x0975 // jne 0x223d <k_mul_panels+0x221d>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x0002a8e9; BYTE $0x00 // jmp 0x24e5 <k_mul_panels+0x24c5>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x07fe8348 // cmpq $0x7, %rsi
+	LONG $0x022e8e0f; WORD $0x0000 // jle 0x2486 <k_mul_panels+0x2466>
+	LONG $0x21107cc5 // vmovups (%rcx), %ymm12
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0248850f; WORD $0x0000 // jne 0x24b0 <k_mul_panels+0x2490>
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2c7de2c4; BYTE $0x36 // vmaskmovps (%rsi), %ymm0, %ymm6
+	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
-	WORD $0x5a75 // jne 0x2283 <k_mul_panels+0x2263>
-	LONG $0x000010ba; BYTE $0x00 // movl $0x10, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0xc8358d48; WORD $0x0088; BYTE $0x00 // leaq 0x88c8(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x4410fcc5; WORD $0x2096 // vmovups 0x20(%rsi,%rdx,4), %ymm0
-	LONG $0x2e7d42c4; WORD $0x007d // vmaskmovps %ymm15, %ymm0, (%r13)
-	LONG $0xffdf77e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xa81d8d4c; WORD $0x0088; BYTE $0x00 // leaq 0x88a8(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x107cc1c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm0
-	LONG $0x2e7dc2c4; WORD $0x0055 // vmaskmovps %ymm2, %ymm0, (%r13)
-	LONG $0x20558d4d // leaq 0x20(%r13), %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x9074 // je 0x2200 <k_mul_panels+0x21e0>
-	LONG $0x117cc1c4; BYTE $0x0a // vmovups %ymm1, (%r10)
-	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x0236850f; WORD $0x0000 // jne 0x24c5 <k_mul_panels+0x24a5>
+	LONG $0x000010b8; BYTE $0x00 // movl $0x10, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x107cc1c4; WORD $0x8444; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2c7d62c4; BYTE $0x31 // vmaskmovps (%rcx), %ymm0, %ymm14
+	LONG $0x00021fe9; BYTE $0x00 // jmp 0x24c9 <k_mul_panels+0x24a9>
+	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x46107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm8
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2c3d62c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm8, %ymm8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfca4840f; WORD $0xffff // je 0x1f77 <k_mul_panels+0x1f57>
+	LONG $0x09107cc5 // vmovups (%rcx), %ymm9
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xdb58bcc5 // vaddps %ymm3, %ymm8, %ymm3
+	LONG $0xd258b4c5 // vaddps %ymm2, %ymm9, %ymm2
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0x023c840f; WORD $0x0000 // je 0x252b <k_mul_panels+0x250b>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x01ec8e0f; WORD $0x0000 // jle 0x24f2 <k_mul_panels+0x24d2>
+	LONG $0x01107cc5 // vmovups (%rcx), %ymm8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0209850f; WORD $0x0000 // jne 0x251f <k_mul_panels+0x24ff>
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x107c41c4; WORD $0x844c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm9
+	LONG $0x2c3562c4; BYTE $0x09 // vmaskmovps (%rcx), %ymm9, %ymm9
+	LONG $0x0001f2e9; BYTE $0x00 // jmp 0x2523 <k_mul_panels+0x2503>
+	LONG $0x107cc1c4; WORD $0x8464; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm4
+	LONG $0x2c5de2c4; BYTE $0x21 // vmaskmovps (%rcx), %ymm4, %ymm4
+	LONG $0xc058dcc5 // vaddps %ymm0, %ymm4, %ymm0
+	LONG $0x507e8349; BYTE $0x01 // cmpq $0x1, 0x50(%r14)
+	WORD $0x6f75 // jne 0x23b7 <k_mul_panels+0x2397>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xdf5c8e0f; WORD $0xffff // jle 0x2b0 <k_mul_panels+0x290>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0x6f7c // jl 0x23d4 <k_mul_panels+0x23b4>
+	LONG $0x1a11fcc5 // vmovups %ymm3, (%rdx)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xdf3b840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x1411fcc5; BYTE $0x8a // vmovups %ymm2, (%rdx,%rcx,4)
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xdf25840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x0c11fcc5; BYTE $0xca // vmovups %ymm1, (%rdx,%rcx,8)
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0xdf0f840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24540348; BYTE $0x70 // addq 0x70(%rsp), %rdx
+	LONG $0x247c8348; WORD $0x0708 // cmpq $0x7, 0x8(%rsp)
+	LONG $0xfb2e8e0f; WORD $0xffff // jle 0x1ee0 <k_mul_panels+0x1ec0>
+	LONG $0xfffae4e9; BYTE $0xff // jmp 0x1e9b <k_mul_panels+0x1e7b>
+	LONG $0x117cc1c4; WORD $0x005d // vmovups %ymm3, (%r13)
+	LONG $0x117cc1c4; WORD $0x2055 // vmovups %ymm2, 0x20(%r13)
+	LONG $0x117cc1c4; WORD $0x404d // vmovups %ymm1, 0x40(%r13)
+	LONG $0x117cc1c4; WORD $0x6045 // vmovups %ymm0, 0x60(%r13)
+	LONG $0xffdedce9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	LONG $0x107cc1c4; WORD $0x8464; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm4
+	LONG $0x2e5de2c4; BYTE $0x1a // vmaskmovps %ymm3, %ymm4, (%rdx)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xdec4840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x107cc1c4; WORD $0x845c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm3
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2e65e2c4; WORD $0x8a14 // vmaskmovps %ymm2, %ymm3, (%rdx,%rcx,4)
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xdea6840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x107cc1c4; WORD $0x8454; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm2
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x2e6de2c4; WORD $0x0a0c // vmaskmovps %ymm1, %ymm2, (%rdx,%rcx)
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0xde85840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24540348; BYTE $0x70 // addq 0x70(%rsp), %rdx
+	LONG $0xfffaabe9; BYTE $0xff // jmp 0x1ee0 <k_mul_panels+0x1ec0>
+	QUAD $0x00000000b5148d4a // leaq (,%r14,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x4610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm0
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2e7dc2c4; BYTE $0x13 // vmaskmovps %ymm2, %ymm0, (%r11)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x24748b4c; BYTE $0x58 // movq 0x58(%rsp), %r14
+	LONG $0xfcbe840f; WORD $0xffff // je 0x2124 <k_mul_panels+0x2104>
+	LONG $0x32117cc5 // vmovups %ymm14, (%rdx)
+	LONG $0x40c38349 // addq $0x40, %r11
+	WORD $0xc084 // testb %al, %al
+	LONG $0x7c107cc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm15
+	LONG $0xfcd0840f; WORD $0xffff // je 0x214c <k_mul_panels+0x212c>
+	LONG $0x117c41c4; BYTE $0x3b // vmovups %ymm15, (%r11)
+	LONG $0xffde2ae9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x4710fcc5; BYTE $0x20 // vmovups 0x20(%rdi), %ymm0
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x2c7d62c4; BYTE $0x21 // vmaskmovps (%rcx), %ymm0, %ymm12
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfdb8840f; WORD $0xffff // je 0x2268 <k_mul_panels+0x2248>
+	LONG $0x3610fcc5 // vmovups (%rsi), %ymm6
+	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x7c107cc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm15
-	WORD $0xa674 // je 0x2229 <k_mul_panels+0x2209>
-	LONG $0x117c41c4; WORD $0x007d // vmovups %ymm15, (%r13)
-	LONG $0xffdf32e9; BYTE $0xff // jmp 0x1c0 <k_mul_panels+0x1a0>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x631d8d4c; WORD $0x0088; BYTE $0x00 // leaq 0x8863(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x107c41c4; WORD $0x2043 // vmovups 0x20(%r11), %ymm8
-	LONG $0x2c3d62c4; BYTE $0x06 // vmaskmovps (%rsi), %ymm8, %ymm8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfba4840f; WORD $0xffff // je 0x1e5b <k_mul_panels+0x1e3b>
-	LONG $0x0e107cc5 // vmovups (%rsi), %ymm9
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xfdca840f; WORD $0xffff // je 0x228f <k_mul_panels+0x226f>
+	LONG $0x31107cc5 // vmovups (%rcx), %ymm14
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xd2589cc5 // vaddps %ymm2, %ymm12, %ymm2
+	LONG $0xc958ccc5 // vaddps %ymm1, %ymm6, %ymm1
+	LONG $0x4410fcc5; WORD $0x7824 // vmovups 0x78(%rsp), %ymm0
+	LONG $0xc0588cc5 // vaddps %ymm0, %ymm14, %ymm0
+	LONG $0x4411fcc5; WORD $0x7824 // vmovups %ymm0, 0x78(%rsp)
+	LONG $0xf1287cc5 // vmovaps %ymm1, %ymm14
+	LONG $0xcb28fcc5 // vmovaps %ymm3, %ymm1
+	LONG $0xffed7ae9; BYTE $0xff // jmp 0x126c <k_mul_panels+0x124c>
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x46107cc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm8
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2c3d62c4; BYTE $0x01 // vmaskmovps (%rcx), %ymm8, %ymm8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfdf7840f; WORD $0xffff // je 0x2316 <k_mul_panels+0x22f6>
+	LONG $0x09107cc5 // vmovups (%rcx), %ymm9
 	LONG $0xc958bcc5 // vaddps %ymm1, %ymm8, %ymm1
 	LONG $0xc058b4c5 // vaddps %ymm0, %ymm9, %ymm0
-	LONG $0xffecbde9; BYTE $0xff // jmp 0xf85 <k_mul_panels+0xf65>
-	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
+	LONG $0x507e8349; BYTE $0x01 // cmpq $0x1, 0x50(%r14)
+	WORD $0x6075 // jne 0x2592 <k_mul_panels+0x2572>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xdd728e0f; WORD $0xffff // jle 0x2b0 <k_mul_panels+0x290>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x08fb8349 // cmpq $0x8, %r11
+	LONG $0x00868c0f; WORD $0x0000 // jl 0x25d3 <k_mul_panels+0x25b3>
+	LONG $0x3a11fcc5 // vmovups %ymm7, (%rdx)
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x0ffb8349 // cmpq $0xf, %r11
+	LONG $0x00c8860f; WORD $0x0000 // jbe 0x2627 <k_mul_panels+0x2607>
+	LONG $0x3011fcc5 // vmovups %ymm6, (%rax)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xdd41840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x2c11fcc5; BYTE $0x82 // vmovups %ymm5, (%rdx,%rax,4)
+	LONG $0x6411fcc5; WORD $0x2082 // vmovups %ymm4, 0x20(%rdx,%rax,4)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xdd23840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x0000e5e9; BYTE $0x00 // jmp 0x2677 <k_mul_panels+0x2657>
+	LONG $0x117cc1c4; WORD $0x007d // vmovups %ymm7, (%r13)
+	LONG $0x117cc1c4; WORD $0x2075 // vmovups %ymm6, 0x20(%r13)
+	LONG $0x117cc1c4; WORD $0x406d // vmovups %ymm5, 0x40(%r13)
+	LONG $0x117cc1c4; WORD $0x6065 // vmovups %ymm4, 0x60(%r13)
+	QUAD $0x0000809d117cc1c4; BYTE $0x00 // vmovups %ymm3, 0x80(%r13)
+	QUAD $0x0000a095117cc1c4; BYTE $0x00 // vmovups %ymm2, 0xa0(%r13)
+	QUAD $0x0000c08d117cc1c4; BYTE $0x00 // vmovups %ymm1, 0xc0(%r13)
+	QUAD $0x0000e085117cc1c4; BYTE $0x00 // vmovups %ymm0, 0xe0(%r13)
+	LONG $0xffdcdde9; BYTE $0xff // jmp 0x2b0 <k_mul_panels+0x290>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0xfe0d8d48; WORD $0x008e; BYTE $0x00 // leaq 0x8efe(%rip), %rcx # 0xb4e0 <lanes+0x20>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x01107cc5 // vmovups (%rcx), %ymm8
+	LONG $0x2e3de2c4; BYTE $0x3a // vmaskmovps %ymm7, %ymm8, (%rdx)
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107cc1c4; WORD $0x8c7c; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm7
+	LONG $0x2e45e2c4; WORD $0x2072 // vmaskmovps %ymm6, %ymm7, 0x20(%rdx)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xdca1840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x7110fcc5; BYTE $0x20 // vmovups 0x20(%rcx), %ymm6
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2e4de2c4; WORD $0x8a2c // vmaskmovps %ymm5, %ymm6, (%rdx,%rcx,4)
+	WORD $0x2aeb // jmp 0x2651 <k_mul_panels+0x2631>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x107cc1c4; WORD $0x8c7c; BYTE $0x20 // vmovups 0x20(%r12,%rcx,4), %ymm7
+	LONG $0x2e45e2c4; BYTE $0x30 // vmaskmovps %ymm6, %ymm7, (%rax)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xdc69840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2c11fcc5; BYTE $0x8a // vmovups %ymm5, (%rdx,%rcx,4)
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x107cc1c4; WORD $0x846c; BYTE $0x20 // vmovups 0x20(%r12,%rax,4), %ymm5
+	LONG $0x2e55e2c4; WORD $0x8a64; BYTE $0x20 // vmaskmovps %ymm4, %ymm5, 0x20(%rdx,%rcx,4)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xdc39840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x07fa8348 // cmpq $0x7, %rdx
+	WORD $0x347e // jle 0x26c1 <k_mul_panels+0x26a1>
+	LONG $0x1911fcc5 // vmovups %ymm3, (%rcx)
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	WORD $0x4d75 // jne 0x26e6 <k_mul_panels+0x26c6>
+	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
+	LONG $0x24542b48; BYTE $0x08 // subq 0x8(%rsp), %rdx
+	LONG $0x107cc1c4; WORD $0x945c; BYTE $0x20 // vmovups 0x20(%r12,%rdx,4), %ymm3
+	LONG $0x2e65e2c4; BYTE $0x11 // vmaskmovps %ymm2, %ymm3, (%rcx)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0xdbf1840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	WORD $0x39eb // jmp 0x26fa <k_mul_panels+0x26da>
+	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x6610fcc5; BYTE $0x20 // vmovups 0x20(%rsi), %ymm4
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2e5de2c4; BYTE $0x19 // vmaskmovps %ymm3, %ymm4, (%rcx)
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	WORD $0xb374 // je 0x2699 <k_mul_panels+0x2679>
+	LONG $0x1111fcc5 // vmovups %ymm2, (%rcx)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0xdbb6840f; WORD $0xffff // je 0x2b0 <k_mul_panels+0x290>
+	LONG $0x24540348; BYTE $0x70 // addq 0x70(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	WORD $0x127e // jle 0x271c <k_mul_panels+0x26fc>
+	LONG $0x0a11fcc5 // vmovups %ymm1, (%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xf781850f; WORD $0xffff // jne 0x1e9b <k_mul_panels+0x1e7b>
+	WORD $0x2aeb // jmp 0x2746 <k_mul_panels+0x2726>
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
+	LONG $0x5210fcc5; BYTE $0x20 // vmovups 0x20(%rdx), %ymm2
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x2e6dc2c4; BYTE $0x0b // vmaskmovps %ymm1, %ymm2, (%r11)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xf755850f; WORD $0xffff // jne 0x1e9b <k_mul_panels+0x1e7b>
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0xfff78be9; BYTE $0xff // jmp 0x1ee0 <k_mul_panels+0x1ec0>
+	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -1847,471 +2096,749 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 
 	// mul_panels_64
-	LONG $0x28578b48 // movq 0x28(%rdi), %rdx
-	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x22af8e0f; WORD $0x0000 // jle 0x459c <k_mul_panels_64+0x22bc>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
-	LONG $0x184f8b48 // movq 0x18(%rdi), %rcx
-	LONG $0x08478b48 // movq 0x8(%rdi), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0x10478b48 // movq 0x10(%rdi), %rax
-	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
-	LONG $0x306f8b48 // movq 0x30(%rdi), %rbp
-	LONG $0x38478b4c // movq 0x38(%rdi), %r8
-	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x8949; BYTE $0xd4 // movq %rdx, %r12
-	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	LONG $0x24548948; BYTE $0x78 // movq %rdx, 0x78(%rsp)
-	WORD $0x3ceb // jmp 0x2369 <k_mul_panels_64+0x89>
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x38478b4c // movq 0x38(%rdi), %r8
-	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
-	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
-	LONG $0x04c68348 // addq $0x4, %rsi
-	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
-	LONG $0xc8af0f4d // imulq %r8, %r9
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0xc8048d4a // leaq (%rax,%r9,8), %rax
-	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	LONG $0xfcc48349 // addq $-0x4, %r12
-	WORD $0x3948; BYTE $0xd6 // cmpq %rdx, %rsi
-	LONG $0x22228d0f; WORD $0x0000 // jge 0x458b <k_mul_panels_64+0x22ab>
+	LONG $0x50ec8148; WORD $0x0001; BYTE $0x00 // subq $0x150, %rsp # imm = 0x150
+	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
+	LONG $0x247c8948; BYTE $0x60 // movq %rdi, 0x60(%rsp)
+	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
+	LONG $0x03458d48 // leaq 0x3(%rbp), %rax
+	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
+	LONG $0xc5490f48 // cmovnsq %rbp, %rax
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x27708e0f; WORD $0x0000 // jle 0x4f12 <k_mul_panels_64+0x27a2>
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x58418b48 // movq 0x58(%rcx), %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	LONG $0x20418b48 // movq 0x20(%rcx), %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x18698b4c // movq 0x18(%rcx), %r13
+	LONG $0x08418b48 // movq 0x8(%rcx), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10418b48 // movq 0x10(%rcx), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
+	LONG $0x05e0c149 // shlq $0x5, %r8
+	LONG $0x3fc08349 // addq $0x3f, %r8
+	LONG $0x38518b4c // movq 0x38(%rcx), %r10
+	LONG $0x0b428d49 // leaq 0xb(%r10), %rax
+	QUAD $0xaaaaaaaaaaabb948; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rcx # imm = 0x2AAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe9 // imulq %rcx
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
-	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
-	LONG $0x03488d4c // leaq 0x3(%rax), %r9
-	LONG $0xfce18349 // andq $-0x4, %r9
+	LONG $0x3fe8c148 // shrq $0x3f, %rax
+	WORD $0xd148; BYTE $0xfa // sarq %rdx
+	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
+	LONG $0xd7af0f48 // imulq %rdi, %rdx
+	QUAD $0x000000f024948948 // movq %rdx, 0xf0(%rsp)
+	QUAD $0x000000d824bc8948 // movq %rdi, 0xd8(%rsp)
+	LONG $0x06e7c148 // shlq $0x6, %rdi
+	QUAD $0x000000d024bc8948 // movq %rdi, 0xd0(%rsp)
+	LONG $0xf4458d48 // leaq -0xc(%rbp), %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	QUAD $0x00000000ad348d4c // leaq (,%rbp,4), %r14
+	QUAD $0x000000e82484894c // movq %r8, 0xe8(%rsp)
+	LONG $0x3f408d49 // leaq 0x3f(%r8), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x63258d4c; WORD $0x008c; BYTE $0x00 // leaq 0x8c63(%rip), %r12 # 0xb4c0 <lanes>
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	LONG $0x2454894c; BYTE $0x68 // movq %r10, 0x68(%rsp)
+	QUAD $0x000000a824b4894c // movq %r14, 0xa8(%rsp)
+	QUAD $0x0000010024b48948 // movq %rsi, 0x100(%rsp)
+	WORD $0x4ceb // jmp 0x28c3 <k_mul_panels_64+0x153>
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	QUAD $0x000000b0249c8b48 // movq 0xb0(%rsp), %rbx
+	QUAD $0x0000011024948b48 // movq 0x110(%rsp), %rdx
+	LONG $0x04c28348 // addq $0x4, %rdx
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0xfcc18348 // addq $-0x4, %rcx
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
+	QUAD $0x0000010024b48b48 // movq 0x100(%rsp), %rsi
+	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
+	LONG $0x264f8d0f; WORD $0x0000 // jge 0x4f12 <k_mul_panels_64+0x27a2>
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
+	LONG $0x03788d48 // leaq 0x3(%rax), %rdi
+	LONG $0xfce78348 // andq $-0x4, %rdi
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xc8440f4c // cmoveq %rax, %r9
-	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0xf8440f48 // cmoveq %rax, %rdi
+	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
-	LONG $0xc84d0f4c // cmovgeq %rax, %r9
-	LONG $0x244c894c; BYTE $0x60 // movq %r9, 0x60(%rsp)
-	WORD $0x287e // jle 0x23c0 <k_mul_panels_64+0xe0>
-	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
-	LONG $0x05e1c149 // shlq $0x5, %r9
-	LONG $0x3f418d49 // leaq 0x3f(%r9), %rax
-	LONG $0x7ec18349 // addq $0x7e, %r9
+	LONG $0xf84d0f48 // cmovgeq %rax, %rdi
+	WORD $0x207e // jle 0x2910 <k_mul_panels_64+0x1a0>
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xc8490f4c // cmovnsq %rax, %r9
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	QUAD $0x0000e0248c480f4c; BYTE $0x00 // cmovsq 0xe0(%rsp), %r9
 	LONG $0x06f9c149 // sarq $0x6, %r9
-	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x167f // jg 0x23d2 <k_mul_panels_64+0xf2>
-	WORD $0x83eb // jmp 0x2341 <k_mul_panels_64+0x61>
-	WORD $0x9066 // nop
-	QUAD $0x000000682444c748; BYTE $0x00 // movq $0x0, 0x68(%rsp)
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xff6f8e0f; WORD $0xffff // jle 0x2341 <k_mul_panels_64+0x61>
-	LONG $0x03408d49 // leaq 0x3(%r8), %rax
-	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xc0490f49 // cmovnsq %r8, %rax
-	LONG $0x20578b48 // movq 0x20(%rdi), %rdx
-	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
-	QUAD $0x0000008024b48948 // movq %rsi, 0x80(%rsp)
-	LONG $0xceaf0f4c // imulq %rsi, %r9
-	LONG $0x03e1c149 // shlq $0x3, %r9
-	WORD $0x034c; BYTE $0x0f // addq (%rdi), %r9
-	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
-	LONG $0x02f8c148 // sarq $0x2, %rax
-	QUAD $0x000000a824848948 // movq %rax, 0xa8(%rsp)
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	QUAD $0x0000000085348d48 // leaq (,%rax,4), %rsi
-	QUAD $0x0000009824b48948 // movq %rsi, 0x98(%rsp)
-	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
-	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	QUAD $0x0000009024b48948 // movq %rsi, 0x90(%rsp)
-	LONG $0x05e0c148 // shlq $0x5, %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	WORD $0x06eb // jmp 0x2913 <k_mul_panels_64+0x1a3>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	WORD $0xf748; BYTE $0xd0 // notq %rax
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x0148; BYTE $0xc1 // addq %rax, %rcx
+	LONG $0x06448d4c; BYTE $0x03 // leaq 0x3(%rsi,%rax), %r8
+	LONG $0xc1490f4c // cmovnsq %rcx, %r8
+	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
+	LONG $0xc5af0f48 // imulq %rbp, %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
+	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
+	QUAD $0x0000011024948948 // movq %rdx, 0x110(%rsp)
+	QUAD $0x00000108248c8948 // movq %rcx, 0x108(%rsp)
+	LONG $0xff2a8e0f; WORD $0xffff // jle 0x2880 <k_mul_panels_64+0x110>
+	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
+	QUAD $0x000000f024848b48 // movq 0xf0(%rsp), %rax
+	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
+	LONG $0x02f8c149 // sarq $0x2, %r8
+	LONG $0xc0af0f4c // imulq %rax, %r8
+	QUAD $0x000001182484894c // movq %r8, 0x118(%rsp)
+	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
+	LONG $0x28408b49 // movq 0x28(%r8), %rax
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	LONG $0x03e7c148 // shlq $0x3, %rdi
+	WORD $0x0349; BYTE $0x38 // addq (%r8), %rdi
+	QUAD $0x0000012824bc8948 // movq %rdi, 0x128(%rsp)
+	QUAD $0x00000000b5148d48 // leaq (,%rsi,4), %rdx
+	QUAD $0x0000012024948948 // movq %rdx, 0x120(%rsp)
+	QUAD $0x00000000c5148d48 // leaq (,%rax,8), %rdx
+	LONG $0x05e6c148 // shlq $0x5, %rsi
+	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
 	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
-	LONG $0x24148948 // movq %rdx, (%rsp)
-	QUAD $0x00000000d5048d48 // leaq (,%rdx,8), %rax
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
-	LONG $0x247c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r15
-	WORD $0xc031 // xorl %eax, %eax
-	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x2464894c; BYTE $0x38 // movq %r12, 0x38(%rsp)
-	WORD $0x3feb // jmp 0x24b1 <k_mul_panels_64+0x1d1>
-	LONG $0x0111fdc5 // vmovupd %ymm0, (%rcx)
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	QUAD $0x000000a8249c0348 // addq 0xa8(%rsp), %rbx
-	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0xd1af0f49 // imulq %r9, %rdx
-	LONG $0xd73c8d4d // leaq (%r15,%rdx,8), %r15
-	QUAD $0x000088248caf0f4c; BYTE $0x00 // imulq 0x88(%rsp), %r9
-	WORD $0x014c; BYTE $0xc9 // addq %r9, %rcx
-	LONG $0x0cc08348 // addq $0xc, %rax
-	WORD $0x3948; BYTE $0xe8 // cmpq %rbp, %rax
-	LONG $0xfe7f8d0f; WORD $0xffff // jge 0x2330 <k_mul_panels_64+0x50>
-	LONG $0x245c3b48; BYTE $0x68 // cmpq 0x68(%rsp), %rbx
-	WORD $0x187d // jge 0x24d0 <k_mul_panels_64+0x1f0>
-	LONG $0x38578b48 // movq 0x38(%rdi), %rdx
-	LONG $0x54af0f48; WORD $0x6024 // imulq 0x60(%rsp), %rdx
-	LONG $0xda148d48 // leaq (%rdx,%rbx,8), %rdx
-	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
-	WORD $0x07eb // jmp 0x24d5 <k_mul_panels_64+0x1f5>
-	WORD $0x9066 // nop
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
-	WORD $0x2949; BYTE $0xc0 // subq %rax, %r8
-	LONG $0x0003b941; WORD $0x0000 // movl $0x3, %r9d
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	WORD $0x137f // jg 0x24fa <k_mul_panels_64+0x21a>
-	LONG $0x03708d49 // leaq 0x3(%r8), %rsi
-	LONG $0x06488d4d // leaq 0x6(%r8), %r9
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xce490f4c // cmovnsq %rsi, %r9
-	LONG $0x02f9c149 // sarq $0x2, %r9
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0xd61c8d4c // leaq (%rsi,%rdx,8), %r11
-	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
-	LONG $0xc22c8d4c // leaq (%rdx,%rax,8), %r13
-	QUAD $0x0000009824948b48 // movq 0x98(%rsp), %rdx
-	WORD $0x014c; BYTE $0xca // addq %r9, %rdx
-	LONG $0x10fa8348 // cmpq $0x10, %rdx
-	WORD $0x407f // jg 0x2560 <k_mul_panels_64+0x280>
-	LONG $0x05fa8348 // cmpq $0x5, %rdx
-	WORD $0x6c74 // je 0x2592 <k_mul_panels_64+0x2b2>
-	LONG $0x06fa8348 // cmpq $0x6, %rdx
-	LONG $0x0096840f; WORD $0x0000 // je 0x25c6 <k_mul_panels_64+0x2e6>
-	LONG $0x07fa8348 // cmpq $0x7, %rdx
-	LONG $0xff46850f; WORD $0xffff // jne 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x03cb850f; WORD $0x0000 // jne 0x2913 <k_mul_panels_64+0x633>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x03d78f0f; WORD $0x0000 // jg 0x292b <k_mul_panels_64+0x64b>
-	LONG $0x0003e7e9; BYTE $0x00 // jmp 0x2940 <k_mul_panels_64+0x660>
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0x24548948; BYTE $0x58 // movq %rdx, 0x58(%rsp)
+	LONG $0x52048d48 // leaq (%rdx,%rdx,2), %rax
+	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
+	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
+	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
+	QUAD $0x000000b0249c8b48 // movq 0xb0(%rsp), %rbx
+	QUAD $0x000000f824848b48 // movq 0xf8(%rsp), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	LONG $0x24748948; BYTE $0x18 // movq %rsi, 0x18(%rsp)
+	WORD $0x3ceb // jmp 0x2a29 <k_mul_panels_64+0x2b9>
+	LONG $0x117dc1c4; WORD $0x0045 // vmovupd %ymm0, (%r13)
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0xc7af0f48 // imulq %rdi, %rax
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0xc10c8d48 // leaq (%rcx,%rax,8), %rcx
+	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
+	LONG $0xfeaf0f48 // imulq %rsi, %rdi
+	WORD $0x0149; BYTE $0xfd // addq %rdi, %r13
+	LONG $0x0cc08349 // addq $0xc, %r8
+	WORD $0x394d; BYTE $0xd0 // cmpq %r10, %r8
+	LONG $0xfe5f8d0f; WORD $0xffff // jge 0x2888 <k_mul_panels_64+0x118>
+	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	WORD $0x1f7e // jle 0x2a50 <k_mul_panels_64+0x2e0>
+	QUAD $0x000000d0248c8b48 // movq 0xd0(%rsp), %rcx
+	LONG $0x083c8d4c // leaq (%rax,%rcx), %r15
+	QUAD $0x000000d8248c2b4c // subq 0xd8(%rsp), %r9
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	WORD $0x63eb // jmp 0x2ab0 <k_mul_panels_64+0x340>
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	QUAD $0x00000118248c8b48 // movq 0x118(%rsp), %rcx
+	QUAD $0x000000b0248c3948 // cmpq %rcx, 0xb0(%rsp)
+	WORD $0x9d0f; BYTE $0xc1 // setge %cl
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x9f0f; BYTE $0xc2 // setg %dl
+	WORD $0xca20 // andb %cl, %dl
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	WORD $0xfa80; BYTE $0x01 // cmpb $0x1, %dl
+	WORD $0x2e75 // jne 0x2aa1 <k_mul_panels_64+0x331>
+	QUAD $0x000000c8248c8b48 // movq 0xc8(%rsp), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	QUAD $0x000000d8249c2b48 // subq 0xd8(%rsp), %rbx
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	QUAD $0x000000c8248c8948 // movq %rcx, 0xc8(%rsp)
+	WORD $0x0feb // jmp 0x2ab0 <k_mul_panels_64+0x340>
+	LONG $0x24448b48; BYTE $0x48 // movq 0x48(%rsp), %rax
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x11fa8348 // cmpq $0x11, %rdx
-	WORD $0x4074 // je 0x25a6 <k_mul_panels_64+0x2c6>
-	LONG $0x12fa8348 // cmpq $0x12, %rdx
-	WORD $0x7974 // je 0x25e5 <k_mul_panels_64+0x305>
-	LONG $0x13fa8348 // cmpq $0x13, %rdx
-	LONG $0xff0a850f; WORD $0xffff // jne 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x04cb850f; WORD $0x0000 // jne 0x2a4f <k_mul_panels_64+0x76f>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x04d68f0f; WORD $0x0000 // jg 0x2a63 <k_mul_panels_64+0x783>
-	LONG $0x000536e9; BYTE $0x00 // jmp 0x2ac8 <k_mul_panels_64+0x7e8>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
+	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
+	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
+	LONG $0x000003bf; BYTE $0x00 // movl $0x3, %edi
+	LONG $0x0bfa8348 // cmpq $0xb, %rdx
+	WORD $0x137f // jg 0x2ad4 <k_mul_panels_64+0x364>
+	LONG $0x034a8d48 // leaq 0x3(%rdx), %rcx
+	LONG $0x067a8d48 // leaq 0x6(%rdx), %rdi
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xf9490f48 // cmovnsq %rcx, %rdi
+	LONG $0x02ffc148 // sarq $0x2, %rdi
+	LONG $0x24548948; BYTE $0x08 // movq %rdx, 0x8(%rsp)
+	QUAD $0x00000128248c8b48 // movq 0x128(%rsp), %rcx
+	LONG $0xc1148d4a // leaq (%rcx,%r8,8), %rdx
+	QUAD $0x00000120248c8b48 // movq 0x120(%rsp), %rcx
+	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x00968f0f; WORD $0x0000 // jg 0x2b90 <k_mul_panels_64+0x420>
+	LONG $0x05f98348 // cmpq $0x5, %rcx
+	LONG $0x0126840f; WORD $0x0000 // je 0x2c2a <k_mul_panels_64+0x4ba>
+	LONG $0x06f98348 // cmpq $0x6, %rcx
+	LONG $0x0213840f; WORD $0x0000 // je 0x2d21 <k_mul_panels_64+0x5b1>
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	LONG $0xfee8850f; WORD $0xffff // jne 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x48718b48 // movq 0x48(%rcx), %rsi
+	LONG $0x50718b4c // movq 0x50(%rcx), %r14
+	LONG $0xffc1c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rcx
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	QUAD $0x0000008024b4894c // movq %r14, 0x80(%rsp)
+	LONG $0x06fa840f; WORD $0x0000 // je 0x3250 <k_mul_panels_64+0xae0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x940f; BYTE $0xc2 // sete %dl
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x06de850f; WORD $0x0000 // jne 0x3247 <k_mul_panels_64+0xad7>
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0x4c440f4c; WORD $0x5824 // cmoveq 0x58(%rsp), %r9
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x14440f4c; BYTE $0x24 // cmoveq (%rsp), %r10
+	LONG $0x000060bb; BYTE $0x00 // movl $0x60, %ebx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x0006ede9; BYTE $0x00 // jmp 0x327b <k_mul_panels_64+0xb0b>
+	WORD $0x9066 // nop
+	LONG $0x11f98348 // cmpq $0x11, %rcx
+	LONG $0x0106840f; WORD $0x0000 // je 0x2ca0 <k_mul_panels_64+0x530>
+	LONG $0x12f98348 // cmpq $0x12, %rcx
+	LONG $0x01f3840f; WORD $0x0000 // je 0x2d97 <k_mul_panels_64+0x627>
+	LONG $0x13f98348 // cmpq $0x13, %rcx
+	LONG $0xfe52850f; WORD $0xffff // jne 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x48718b48 // movq 0x48(%rcx), %rsi
+	LONG $0x50498b48 // movq 0x50(%rcx), %rcx
+	LONG $0xffc2c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rdx
+	QUAD $0x000000c024b48948 // movq %rsi, 0xc0(%rsp)
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x091f840f; WORD $0x0000 // je 0x350b <k_mul_panels_64+0xd9b>
+	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xc6940f40 // sete %sil
+	QUAD $0x000000c024bc8348; BYTE $0x02 // cmpq $0x2, 0xc0(%rsp)
+	LONG $0x0900850f; WORD $0x0000 // jne 0x3505 <k_mul_panels_64+0xd95>
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x7c440f48; WORD $0x5824 // cmoveq 0x58(%rsp), %rdi
+	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
+	LONG $0x14440f48; BYTE $0x24 // cmoveq (%rsp), %rdx
+	LONG $0x0060bc41; WORD $0x0000 // movl $0x60, %r12d
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x00090ee9; BYTE $0x00 // jmp 0x3538 <k_mul_panels_64+0xdc8>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x48518b48 // movq 0x48(%rcx), %rdx
+	LONG $0x50618b4c // movq 0x50(%rcx), %r12
+	LONG $0xffc7c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rdi
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	WORD $0x6575 // jne 0x2601 <k_mul_panels_64+0x321>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	WORD $0x757f // jg 0x2619 <k_mul_panels_64+0x339>
-	WORD $0x7eeb // jmp 0x2624 <k_mul_panels_64+0x344>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x014b850f; WORD $0x0000 // jne 0x26ff <k_mul_panels_64+0x41f>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x01578f0f; WORD $0x0000 // jg 0x2718 <k_mul_panels_64+0x438>
-	LONG $0x000185e9; BYTE $0x00 // jmp 0x274b <k_mul_panels_64+0x46b>
-	LONG $0x40578b48 // movq 0x40(%rdi), %rdx
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x085b850f; WORD $0x0000 // jne 0x2e2f <k_mul_panels_64+0xb4f>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x08678f0f; WORD $0x0000 // jg 0x2e47 <k_mul_panels_64+0xb67>
-	LONG $0x000872e9; BYTE $0x00 // jmp 0x2e57 <k_mul_panels_64+0xb77>
-	LONG $0x406f8b48 // movq 0x40(%rdi), %rbp
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x0948850f; WORD $0x0000 // jne 0x2f3b <k_mul_panels_64+0xc5b>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x09538f0f; WORD $0x0000 // jg 0x2f4f <k_mul_panels_64+0xc6f>
-	LONG $0x00099ce9; BYTE $0x00 // jmp 0x2f9d <k_mul_panels_64+0xcbd>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xc69e0f40 // setle %sil
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc2950f41 // setne %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	WORD $0x0575 // jne 0x261e <k_mul_panels_64+0x33e>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0774 // je 0x262b <k_mul_panels_64+0x34b>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0375 // jne 0x262e <k_mul_panels_64+0x34e>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	WORD $0x627c // jl 0x26aa <k_mul_panels_64+0x3ca>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x197dc2c4; BYTE $0x0a // vbroadcastsd (%r10), %ymm1
-	LONG $0x98fde2c4; BYTE $0x0e // vfmadd132pd (%rsi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x0842 // vbroadcastsd 0x8(%r10), %ymm0
-	LONG $0x98f5e2c4; WORD $0x2046 // vfmadd132pd 0x20(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x197dc2c4; WORD $0x104a // vbroadcastsd 0x10(%r10), %ymm1
-	LONG $0x98fde2c4; WORD $0x404e // vfmadd132pd 0x40(%rsi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x1842 // vbroadcastsd 0x18(%r10), %ymm0
-	LONG $0x98f5e2c4; WORD $0x6046 // vfmadd132pd 0x60(%rsi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x20c28349 // addq $0x20, %r10
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	WORD $0xb677 // ja 0x2660 <k_mul_panels_64+0x380>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x0c198e0f; WORD $0x0000 // jle 0x32cc <k_mul_panels_64+0xfec>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x03e38349 // andq $0x3, %r11
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x1055840f; WORD $0x0000 // je 0x371a <k_mul_panels_64+0x143a>
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x197dc2c4; BYTE $0x0a // vbroadcastsd (%r10), %ymm1
-	LONG $0xb8f5e2c4; BYTE $0x06 // vfmadd231pd (%rsi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
-	LONG $0x08c28349 // addq $0x8, %r10
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xff49; BYTE $0xc6 // incq %r14
-	WORD $0x394d; BYTE $0xf3 // cmpq %r14, %r11
-	WORD $0xe675 // jne 0x26d0 <k_mul_panels_64+0x3f0>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	WORD $0x294d; BYTE $0xf3 // subq %r14, %r11
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x1029830f; WORD $0x0000 // jae 0x3723 <k_mul_panels_64+0x1443>
-	LONG $0x001075e9; BYTE $0x00 // jmp 0x3774 <k_mul_panels_64+0x1494>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xc69e0f40 // setle %sil
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc2950f41 // setne %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	WORD $0x3375 // jne 0x274b <k_mul_panels_64+0x46b>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	QUAD $0x0000008024a4894c // movq %r12, 0x80(%rsp)
+	LONG $0x01ac840f; WORD $0x0000 // je 0x2e14 <k_mul_panels_64+0x6a4>
+	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x2874 // je 0x274b <k_mul_panels_64+0x46b>
-	LONG $0x4c180f41; WORD $0x00f5 // prefetcht0 (%r13,%rsi,8)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x1c74 // je 0x274b <k_mul_panels_64+0x46b>
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x4c180f41; WORD $0x0035 // prefetcht0 (%r13,%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	WORD $0x0b74 // je 0x274b <k_mul_panels_64+0x46b>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	LONG $0x4c180f41; WORD $0x0035 // prefetcht0 (%r13,%rsi)
+	WORD $0x940f; BYTE $0xc1 // sete %cl
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0774 // je 0x2758 <k_mul_panels_64+0x478>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0f75 // jne 0x2767 <k_mul_panels_64+0x487>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x2049180f // prefetcht0 0x20(%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
-	LONG $0x6049180f // prefetcht0 0x60(%rcx)
+	LONG $0x0193850f; WORD $0x0000 // jne 0x2e0e <k_mul_panels_64+0x69e>
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0x54440f4c; WORD $0x5824 // cmoveq 0x58(%rsp), %r10
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x24440f4c; BYTE $0x24 // cmoveq (%rsp), %r12
+	LONG $0x000020b9; BYTE $0x00 // movl $0x20, %ecx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x00019ae9; BYTE $0x00 // jmp 0x2e3a <k_mul_panels_64+0x6ca>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x48618b4c // movq 0x48(%rcx), %r12
+	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
+	LONG $0xffc1c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rcx
+	QUAD $0x0000008024a4894c // movq %r12, 0x80(%rsp)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x0282840f; WORD $0x0000 // je 0x2f60 <k_mul_panels_64+0x7f0>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xc6940f40 // sete %sil
+	QUAD $0x0000008024bc8348; BYTE $0x02 // cmpq $0x2, 0x80(%rsp)
+	LONG $0x025e850f; WORD $0x0000 // jne 0x2f55 <k_mul_panels_64+0x7e5>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0x4c440f4c; WORD $0x5824 // cmoveq 0x58(%rsp), %r9
+	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
+	LONG $0x24440f4c; BYTE $0x24 // cmoveq (%rsp), %r12
+	LONG $0x000020bb; BYTE $0x00 // movl $0x20, %ebx
+	WORD $0x894d; BYTE $0xef // movq %r13, %r15
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x000265e9; BYTE $0x00 // jmp 0x2f86 <k_mul_panels_64+0x816>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x48518b48 // movq 0x48(%rcx), %rdx
+	LONG $0x50618b4c // movq 0x50(%rcx), %r12
+	LONG $0xffc7c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rdi
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	QUAD $0x0000008024a4894c // movq %r12, 0x80(%rsp)
+	LONG $0x0dde840f; WORD $0x0000 // je 0x3b3d <k_mul_panels_64+0x13cd>
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x940f; BYTE $0xc1 // sete %cl
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x0dc5850f; WORD $0x0000 // jne 0x3b37 <k_mul_panels_64+0x13c7>
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0x54440f4c; WORD $0x5824 // cmoveq 0x58(%rsp), %r10
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x3c440f4c; BYTE $0x24 // cmoveq (%rsp), %r15
+	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	LONG $0x000dcce9; BYTE $0x00 // jmp 0x3b63 <k_mul_panels_64+0x13f3>
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
+	LONG $0x48518b4c // movq 0x48(%rcx), %r10
+	LONG $0x50518b48 // movq 0x50(%rcx), %rdx
+	LONG $0xffc1c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rcx
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x244c894c; BYTE $0x30 // movq %r9, 0x30(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	QUAD $0x000000802494894c // movq %r10, 0x80(%rsp)
+	LONG $0x0fad840f; WORD $0x0000 // je 0x3d82 <k_mul_panels_64+0x1612>
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xc6940f40 // sete %sil
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x0f93850f; WORD $0x0000 // jne 0x3d7c <k_mul_panels_64+0x160c>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x7c440f48; WORD $0x5824 // cmoveq 0x58(%rsp), %rdi
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0x3c440f4c; BYTE $0x24 // cmoveq (%rsp), %r15
+	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
+	WORD $0x894c; BYTE $0xeb // movq %r13, %rbx
+	LONG $0x000f9de9; BYTE $0x00 // jmp 0x3dab <k_mul_panels_64+0x163b>
+	WORD $0x8840; BYTE $0xcf // movb %cl, %dil
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x2454234c; BYTE $0x58 // andq 0x58(%rsp), %r10
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x940f; BYTE $0xc1 // sete %cl
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfd440f4d // cmoveq %r13, %r15
+	WORD $0xe1c1; BYTE $0x05 // shll $0x5, %ecx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0xe0440f4c // cmoveq %rax, %r12
+	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00958c0f; WORD $0x0000 // jl 0x2eea <k_mul_panels_64+0x77a>
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	WORD $0x8948; BYTE $0xeb // movq %rbp, %rbx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xde // movq %rbx, %r14
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	WORD $0x3948; BYTE $0xeb // cmpq %rbp, %rbx
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xda4f0f49 // cmovgq %r10, %rbx
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf14f0f48 // cmovgq %rcx, %rsi
+	LONG $0x197dc2c4; BYTE $0x09 // vbroadcastsd (%r9), %ymm1
+	LONG $0x98fde2c4; BYTE $0x0f // vfmadd132pd (%rdi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0841 // vbroadcastsd 0x8(%r9), %ymm0
+	LONG $0x98f5e2c4; WORD $0x2047 // vfmadd132pd 0x20(%rdi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x197dc2c4; WORD $0x1049 // vbroadcastsd 0x10(%r9), %ymm1
+	LONG $0x98fde2c4; WORD $0x404f // vfmadd132pd 0x40(%rdi), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1841 // vbroadcastsd 0x18(%r9), %ymm0
+	LONG $0x98f5e2c4; WORD $0x6047 // vfmadd132pd 0x60(%rdi), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	WORD $0x0149; BYTE $0xdc // addq %rbx, %r12
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0xfc5e8d49 // leaq -0x4(%r14), %rbx
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07fe8349 // cmpq $0x7, %r14
+	WORD $0x9377 // ja 0x2e70 <k_mul_panels_64+0x700>
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
+	WORD $0x507e // jle 0x2f3f <k_mul_panels_64+0x7cf>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x03e08348 // andq $0x3, %rax
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0xbe258d4c; WORD $0x0085; BYTE $0x00 // leaq 0x85be(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x1208840f; WORD $0x0000 // je 0x4115 <k_mul_panels_64+0x19a5>
+	WORD $0xc931 // xorl %ecx, %ecx
+	BYTE $0x90 // nop
+	LONG $0x197dc2c4; BYTE $0x09 // vbroadcastsd (%r9), %ymm1
+	LONG $0xb8f5e2c4; BYTE $0x07 // vfmadd231pd (%rdi), %ymm1, %ymm0 # ymm0 = (ymm1 * mem) + ymm0
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x20c78348 // addq $0x20, %rdi
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
+	WORD $0xe675 // jne 0x2f10 <k_mul_panels_64+0x7a0>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	WORD $0x2948; BYTE $0xc8 // subq %rcx, %rax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0x11e4830f; WORD $0x0000 // jae 0x411e <k_mul_panels_64+0x19ae>
+	LONG $0x001235e9; BYTE $0x00 // jmp 0x4174 <k_mul_panels_64+0x1a04>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x75258d4c; WORD $0x0085; BYTE $0x00 // leaq 0x8575(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x00121fe9; BYTE $0x00 // jmp 0x4174 <k_mul_panels_64+0x1a04>
+	WORD $0x8840; BYTE $0xf1 // movb %sil, %cl
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x244c234c; BYTE $0x58 // andq 0x58(%rsp), %r9
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	WORD $0x940f; BYTE $0xc3 // sete %bl
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfd440f4d // cmoveq %r13, %r15
+	WORD $0xe3c1; BYTE $0x05 // shll $0x5, %ebx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0xe0440f4c // cmoveq %rax, %r12
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x00f18c0f; WORD $0x0000 // jl 0x2882 <k_mul_panels_64+0x5a2>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x9066 // nop
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x197dc2c4; BYTE $0x32 // vbroadcastsd (%r10), %ymm6
-	LONG $0x3e10fdc5 // vmovupd (%rsi), %ymm7
-	LONG $0x46107dc5; BYTE $0x20 // vmovupd 0x20(%rsi), %ymm8
-	LONG $0x6e10fdc5; BYTE $0x40 // vmovupd 0x40(%rsi), %ymm5
+	LONG $0x013a8c0f; WORD $0x0000 // jl 0x30e7 <k_mul_panels_64+0x977>
+	LONG $0x247c8b48; BYTE $0x48 // movq 0x48(%rsp), %rdi
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	WORD $0x394c; BYTE $0xf1 // cmpq %r14, %rcx
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xc94f0f49 // cmovgq %r9, %rcx
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf34f0f48 // cmovgq %rbx, %rsi
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x197de2c4; BYTE $0x37 // vbroadcastsd (%rdi), %ymm6
+	LONG $0x3a10fdc5 // vmovupd (%rdx), %ymm7
+	LONG $0x42107dc5; BYTE $0x20 // vmovupd 0x20(%rdx), %ymm8
+	LONG $0x6a10fdc5; BYTE $0x40 // vmovupd 0x40(%rdx), %ymm5
+	LONG $0x197d62c4; WORD $0x084f // vbroadcastsd 0x8(%rdi), %ymm9
 	LONG $0xa8c5e2c4; BYTE $0xf3 // vfmadd213pd %ymm3, %ymm7, %ymm6 # ymm6 = (ymm7 * ymm6) + ymm3
-	LONG $0x197dc2c4; WORD $0x085a // vbroadcastsd 0x8(%r10), %ymm3
-	LONG $0x197d42c4; WORD $0x104a // vbroadcastsd 0x10(%r10), %ymm9
-	LONG $0xa8c5e2c4; BYTE $0xda // vfmadd213pd %ymm2, %ymm7, %ymm3 # ymm3 = (ymm7 * ymm3) + ymm2
-	LONG $0xa8c562c4; BYTE $0xc9 // vfmadd213pd %ymm1, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm1
-	LONG $0x197dc2c4; WORD $0x184a // vbroadcastsd 0x18(%r10), %ymm1
-	LONG $0x6610fdc5; BYTE $0x60 // vmovupd 0x60(%rsi), %ymm4
+	LONG $0xa8c562c4; BYTE $0xca // vfmadd213pd %ymm2, %ymm7, %ymm9 # ymm9 = (ymm7 * ymm9) + ymm2
+	LONG $0x197de2c4; WORD $0x1057 // vbroadcastsd 0x10(%rdi), %ymm2
+	LONG $0x6210fdc5; BYTE $0x60 // vmovupd 0x60(%rdx), %ymm4
+	LONG $0xa8c5e2c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm7, %ymm2 # ymm2 = (ymm7 * ymm2) + ymm1
+	LONG $0x197de2c4; WORD $0x184f // vbroadcastsd 0x18(%rdi), %ymm1
 	LONG $0xa8c5e2c4; BYTE $0xc8 // vfmadd213pd %ymm0, %ymm7, %ymm1 # ymm1 = (ymm7 * ymm1) + ymm0
-	LONG $0x197dc2c4; WORD $0x2042 // vbroadcastsd 0x20(%r10), %ymm0
+	LONG $0x197de2c4; WORD $0x2047 // vbroadcastsd 0x20(%rdi), %ymm0
 	LONG $0xa8bde2c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm8, %ymm0 # ymm0 = (ymm8 * ymm0) + ymm6
-	LONG $0x197dc2c4; WORD $0x2852 // vbroadcastsd 0x28(%r10), %ymm2
-	LONG $0xa8bde2c4; BYTE $0xd3 // vfmadd213pd %ymm3, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm3
-	LONG $0x197dc2c4; WORD $0x305a // vbroadcastsd 0x30(%r10), %ymm3
-	LONG $0x197dc2c4; WORD $0x3872 // vbroadcastsd 0x38(%r10), %ymm6
+	LONG $0x197de2c4; WORD $0x285f // vbroadcastsd 0x28(%rdi), %ymm3
+	LONG $0x197de2c4; WORD $0x3077 // vbroadcastsd 0x30(%rdi), %ymm6
 	LONG $0xa8bdc2c4; BYTE $0xd9 // vfmadd213pd %ymm9, %ymm8, %ymm3 # ymm3 = (ymm8 * ymm3) + ymm9
-	LONG $0xa8bde2c4; BYTE $0xf1 // vfmadd213pd %ymm1, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm1
-	LONG $0x197dc2c4; WORD $0x404a // vbroadcastsd 0x40(%r10), %ymm1
+	LONG $0xa8bde2c4; BYTE $0xf2 // vfmadd213pd %ymm2, %ymm8, %ymm6 # ymm6 = (ymm8 * ymm6) + ymm2
+	LONG $0x197de2c4; WORD $0x3857 // vbroadcastsd 0x38(%rdi), %ymm2
+	LONG $0xa8bde2c4; BYTE $0xd1 // vfmadd213pd %ymm1, %ymm8, %ymm2 # ymm2 = (ymm8 * ymm2) + ymm1
+	LONG $0x197de2c4; WORD $0x404f // vbroadcastsd 0x40(%rdi), %ymm1
 	LONG $0xa8d5e2c4; BYTE $0xc8 // vfmadd213pd %ymm0, %ymm5, %ymm1 # ymm1 = (ymm5 * ymm1) + ymm0
-	LONG $0x197dc2c4; WORD $0x4842 // vbroadcastsd 0x48(%r10), %ymm0
-	LONG $0xa8d5e2c4; BYTE $0xc2 // vfmadd213pd %ymm2, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm2
-	LONG $0x197dc2c4; WORD $0x507a // vbroadcastsd 0x50(%r10), %ymm7
-	LONG $0x197d42c4; WORD $0x5842 // vbroadcastsd 0x58(%r10), %ymm8
-	LONG $0xa8d5e2c4; BYTE $0xfb // vfmadd213pd %ymm3, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm3
-	LONG $0xa8d562c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm5, %ymm8 # ymm8 = (ymm5 * ymm8) + ymm6
-	LONG $0x197dc2c4; WORD $0x605a // vbroadcastsd 0x60(%r10), %ymm3
+	LONG $0x197de2c4; WORD $0x4847 // vbroadcastsd 0x48(%rdi), %ymm0
+	LONG $0x197de2c4; WORD $0x507f // vbroadcastsd 0x50(%rdi), %ymm7
+	LONG $0xa8d5e2c4; BYTE $0xc3 // vfmadd213pd %ymm3, %ymm5, %ymm0 # ymm0 = (ymm5 * ymm0) + ymm3
+	LONG $0xa8d5e2c4; BYTE $0xfe // vfmadd213pd %ymm6, %ymm5, %ymm7 # ymm7 = (ymm5 * ymm7) + ymm6
+	LONG $0x197de2c4; WORD $0x5877 // vbroadcastsd 0x58(%rdi), %ymm6
+	LONG $0xa8d5e2c4; BYTE $0xf2 // vfmadd213pd %ymm2, %ymm5, %ymm6 # ymm6 = (ymm5 * ymm6) + ymm2
+	LONG $0x197de2c4; WORD $0x605f // vbroadcastsd 0x60(%rdi), %ymm3
 	LONG $0xa8dde2c4; BYTE $0xd9 // vfmadd213pd %ymm1, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm3) + ymm1
-	LONG $0x197dc2c4; WORD $0x6852 // vbroadcastsd 0x68(%r10), %ymm2
+	LONG $0x197de2c4; WORD $0x6857 // vbroadcastsd 0x68(%rdi), %ymm2
+	LONG $0x197de2c4; WORD $0x704f // vbroadcastsd 0x70(%rdi), %ymm1
 	LONG $0xa8dde2c4; BYTE $0xd0 // vfmadd213pd %ymm0, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm2) + ymm0
-	LONG $0x197dc2c4; WORD $0x704a // vbroadcastsd 0x70(%r10), %ymm1
-	LONG $0x197dc2c4; WORD $0x7842 // vbroadcastsd 0x78(%r10), %ymm0
 	LONG $0xa8dde2c4; BYTE $0xcf // vfmadd213pd %ymm7, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm1) + ymm7
-	LONG $0xa8ddc2c4; BYTE $0xc0 // vfmadd213pd %ymm8, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm8
-	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x80ee8348 // subq $-0x80, %rsi
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0xff1e870f; WORD $0xffff // ja 0x27a0 <k_mul_panels_64+0x4c0>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x0a4b8e0f; WORD $0x0000 // jle 0x32d6 <k_mul_panels_64+0xff6>
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x107da1c4; WORD $0x1e24 // vmovupd (%rsi,%r11), %ymm4
-	LONG $0x197d82c4; WORD $0x1a2c // vbroadcastsd (%r10,%r11), %ymm5
+	LONG $0x197de2c4; WORD $0x7847 // vbroadcastsd 0x78(%rdi), %ymm0
+	LONG $0xa8dde2c4; BYTE $0xc6 // vfmadd213pd %ymm6, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm0) + ymm6
+	LONG $0x80ef8348 // subq $-0x80, %rdi
+	LONG $0x80ea8348 // subq $-0x80, %rdx
+	WORD $0x0149; BYTE $0xcc // addq %rcx, %r12
+	WORD $0x0149; BYTE $0xf7 // addq %rsi, %r15
+	LONG $0xfc4a8d49 // leaq -0x4(%r10), %rcx
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07fa8349 // cmpq $0x7, %r10
+	LONG $0xfefb870f; WORD $0xffff // ja 0x2fd0 <k_mul_panels_64+0x860>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x009f8e0f; WORD $0x0000 // jle 0x318f <k_mul_panels_64+0xa1f>
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0xc4258d4c; WORD $0x0083; BYTE $0x00 // leaq 0x83c4(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x2410fdc5; BYTE $0x02 // vmovupd (%rdx,%rax), %ymm4
+	LONG $0x197de2c4; WORD $0x072c // vbroadcastsd (%rdi,%rax), %ymm5
 	LONG $0xb8dde2c4; BYTE $0xdd // vfmadd231pd %ymm5, %ymm4, %ymm3 # ymm3 = (ymm4 * ymm5) + ymm3
-	LONG $0x197d82c4; WORD $0x1a6c; BYTE $0x08 // vbroadcastsd 0x8(%r10,%r11), %ymm5
-	LONG $0x197d82c4; WORD $0x1a74; BYTE $0x10 // vbroadcastsd 0x10(%r10,%r11), %ymm6
+	LONG $0x197de2c4; WORD $0x076c; BYTE $0x08 // vbroadcastsd 0x8(%rdi,%rax), %ymm5
+	LONG $0x197de2c4; WORD $0x0774; BYTE $0x10 // vbroadcastsd 0x10(%rdi,%rax), %ymm6
 	LONG $0xb8dde2c4; BYTE $0xd5 // vfmadd231pd %ymm5, %ymm4, %ymm2 # ymm2 = (ymm4 * ymm5) + ymm2
 	LONG $0xb8dde2c4; BYTE $0xce // vfmadd231pd %ymm6, %ymm4, %ymm1 # ymm1 = (ymm4 * ymm6) + ymm1
-	LONG $0x197d82c4; WORD $0x1a6c; BYTE $0x18 // vbroadcastsd 0x18(%r10,%r11), %ymm5
+	LONG $0x197de2c4; WORD $0x076c; BYTE $0x18 // vbroadcastsd 0x18(%rdi,%rax), %ymm5
 	LONG $0xb8dde2c4; BYTE $0xc5 // vfmadd231pd %ymm5, %ymm4, %ymm0 # ymm0 = (ymm4 * ymm5) + ymm0
-	LONG $0x20c38349 // addq $0x20, %r11
-	WORD $0xff49; BYTE $0xcc // decq %r12
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0xbe77 // ja 0x28a0 <k_mul_panels_64+0x5c0>
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x09f9840f; WORD $0x0000 // je 0x32e5 <k_mul_panels_64+0x1005>
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x0ffa850f; WORD $0x0000 // jne 0x38f5 <k_mul_panels_64+0x1615>
-	LONG $0x1958e5c5 // vaddpd (%rcx), %ymm3, %ymm3
-	LONG $0x5158edc5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm2, %ymm2
-	LONG $0x4958f5c5; BYTE $0x40 // vaddpd 0x40(%rcx), %ymm1, %ymm1
-	LONG $0x4158fdc5; BYTE $0x60 // vaddpd 0x60(%rcx), %ymm0, %ymm0
-	LONG $0x000fe2e9; BYTE $0x00 // jmp 0x38f5 <k_mul_panels_64+0x1615>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xc69e0f40 // setle %sil
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc2950f41 // setne %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	WORD $0x0f75 // jne 0x293a <k_mul_panels_64+0x65a>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
-	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0774 // je 0x2947 <k_mul_panels_64+0x667>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0b75 // jne 0x2952 <k_mul_panels_64+0x672>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x2049180f // prefetcht0 0x20(%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xff48; BYTE $0xc9 // decq %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	WORD $0xbf77 // ja 0x3110 <k_mul_panels_64+0x9a0>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x5474 // je 0x31b3 <k_mul_panels_64+0xa43>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x11c6850f; WORD $0x0000 // jne 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x5865c1c4; WORD $0x005d // vaddpd (%r13), %ymm3, %ymm3
+	LONG $0x586dc1c4; WORD $0x2055 // vaddpd 0x20(%r13), %ymm2, %ymm2
+	LONG $0x5875c1c4; WORD $0x404d // vaddpd 0x40(%r13), %ymm1, %ymm1
+	LONG $0x587dc1c4; WORD $0x6045 // vaddpd 0x60(%r13), %ymm0, %ymm0
+	LONG $0x0011a9e9; BYTE $0x00 // jmp 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x2a258d4c; WORD $0x0083; BYTE $0x00 // leaq 0x832a(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0xac75 // jne 0x315f <k_mul_panels_64+0x9ef>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x11708e0f; WORD $0x0000 // jle 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x10e08c0f; WORD $0x0000 // jl 0x42bd <k_mul_panels_64+0x1b4d>
+	LONG $0x1a58e5c5 // vaddpd (%rdx), %ymm3, %ymm3
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x1148840f; WORD $0x0000 // je 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x586dc1c4; WORD $0xd314 // vaddpd (%r11,%rdx,8), %ymm2, %ymm2
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x112b840f; WORD $0x0000 // je 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x5875c1c4; WORD $0x130c // vaddpd (%r11,%rdx), %ymm1, %ymm1
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	LONG $0x110e840f; WORD $0x0000 // je 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x247c8348; WORD $0x0308 // cmpq $0x3, 0x8(%rsp)
+	LONG $0x10ea8e0f; WORD $0x0000 // jle 0x4328 <k_mul_panels_64+0x1bb8>
+	LONG $0x2110fdc5 // vmovupd (%rcx), %ymm4
+	LONG $0x0010ede9; BYTE $0x00 // jmp 0x4334 <k_mul_panels_64+0x1bc4>
+	WORD $0xd188 // movb %dl, %cl
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
+	LONG $0x244c234c; BYTE $0x58 // andq 0x58(%rsp), %r9
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0xd0440f4c // cmoveq %rax, %r10
+	LONG $0x02fe8349 // cmpq $0x2, %r14
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0x000060b9; BYTE $0x00 // movl $0x60, %ecx
+	LONG $0xd9440f48 // cmoveq %rcx, %rbx
+	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
+	LONG $0xfd440f4d // cmoveq %r13, %r15
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	LONG $0x04fa8349 // cmpq $0x4, %r10
-	LONG $0x00b28c0f; WORD $0x0000 // jl 0x2a2a <k_mul_panels_64+0x74a>
-	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x197de2c4; WORD $0x005d // vbroadcastsd (%rbp), %ymm3
-	LONG $0xb8e5e2c4; BYTE $0x16 // vfmadd231pd (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb8e5e2c4; WORD $0x204e // vfmadd231pd 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb8e5e2c4; WORD $0x4046 // vfmadd231pd 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x197de2c4; WORD $0x085d // vbroadcastsd 0x8(%rbp), %ymm3
-	LONG $0xb8e5e2c4; WORD $0x6056 // vfmadd231pd 0x60(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000808eb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x80(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x0000a086b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x197de2c4; WORD $0x105d // vbroadcastsd 0x10(%rbp), %ymm3
-	QUAD $0x0000c096b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xc0(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000e08eb8e5e2c4; BYTE $0x00 // vfmadd231pd 0xe0(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x00010086b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x100(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x197de2c4; WORD $0x185d // vbroadcastsd 0x18(%rbp), %ymm3
-	QUAD $0x00012096b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x120(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0001408eb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x140(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x00016086b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x160(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x20c58348 // addq $0x20, %rbp
-	LONG $0x80c68148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsi # imm = 0x180
-	LONG $0xfc628d4d // leaq -0x4(%r10), %r12
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fa8349 // cmpq $0x7, %r10
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0xff66870f; WORD $0xffff // ja 0x2990 <k_mul_panels_64+0x6b0>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x0b738e0f; WORD $0x0000 // jle 0x35a6 <k_mul_panels_64+0x12c6>
-	LONG $0x01c4f641 // testb $0x1, %r12b
-	LONG $0x0af5850f; WORD $0x0000 // jne 0x3532 <k_mul_panels_64+0x1252>
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x0b12850f; WORD $0x0000 // jne 0x355c <k_mul_panels_64+0x127c>
-	LONG $0x000b57e9; BYTE $0x00 // jmp 0x35a6 <k_mul_panels_64+0x12c6>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x9e0f; BYTE $0xc2 // setle %dl
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
-	WORD $0x6575 // jne 0x2ac8 <k_mul_panels_64+0x7e8>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
-	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x5074 // je 0x2ac8 <k_mul_panels_64+0x7e8>
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x00ea8c0f; WORD $0x0000 // jl 0x3388 <k_mul_panels_64+0xc18>
+	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x0a180f41 // prefetcht0 (%r10)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x4a180f41; BYTE $0x20 // prefetcht0 0x20(%r10)
+	LONG $0x4f180f41; BYTE $0x20 // prefetcht0 0x20(%r15)
+	LONG $0x4a180f41; BYTE $0x40 // prefetcht0 0x40(%r10)
+	WORD $0x3949; BYTE $0xee // cmpq %rbp, %r14
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0xf14f0f4d // cmovgq %r9, %r14
+	LONG $0x4f180f41; BYTE $0x40 // prefetcht0 0x40(%r15)
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xe34f0f4c // cmovgq %rbx, %r12
+	LONG $0x197de2c4; BYTE $0x1a // vbroadcastsd (%rdx), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x17 // vfmadd231pd (%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x204f // vfmadd231pd 0x20(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4047 // vfmadd231pd 0x40(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x085a // vbroadcastsd 0x8(%rdx), %ymm3
+	LONG $0xb8e5e2c4; WORD $0x6057 // vfmadd231pd 0x60(%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000808fb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x80(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a087b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x105a // vbroadcastsd 0x10(%rdx), %ymm3
+	QUAD $0x0000c097b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xc0(%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000e08fb8e5e2c4; BYTE $0x00 // vfmadd231pd 0xe0(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00010087b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x100(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x185a // vbroadcastsd 0x18(%rdx), %ymm3
+	QUAD $0x00012097b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x120(%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0001408fb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x140(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x00016087b8e5e2c4; BYTE $0x00 // vfmadd231pd 0x160(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x80c78148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rdi # imm = 0x180
+	WORD $0x014d; BYTE $0xf2 // addq %r14, %r10
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	LONG $0xfc718d4c // leaq -0x4(%rcx), %r14
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	LONG $0xff2f870f; WORD $0xffff // ja 0x32b0 <k_mul_panels_64+0xb40>
+	LONG $0x38258d4c; WORD $0x0081; BYTE $0x00 // leaq 0x8138(%rip), %r12 # 0xb4c0 <lanes>
+	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
+	WORD $0x287e // jle 0x33b5 <k_mul_panels_64+0xc45>
+	LONG $0x01c6f641 // testb $0x1, %r14b
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x2475 // jne 0x33cb <k_mul_panels_64+0xc5b>
+	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x4375 // jne 0x33f3 <k_mul_panels_64+0xc83>
+	LONG $0x000090e9; BYTE $0x00 // jmp 0x3445 <k_mul_panels_64+0xcd5>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x7aeb // jmp 0x3445 <k_mul_panels_64+0xcd5>
+	LONG $0x197de2c4; BYTE $0x1a // vbroadcastsd (%rdx), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x17 // vfmadd231pd (%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x204f // vfmadd231pd 0x20(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4047 // vfmadd231pd 0x40(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0xff468d49 // leaq -0x1(%r14), %rax
+	LONG $0x08c28348 // addq $0x8, %rdx
+	LONG $0x60c78348 // addq $0x60, %rdi
+	LONG $0x01fe8349 // cmpq $0x1, %r14
+	WORD $0x5274 // je 0x3445 <k_mul_panels_64+0xcd5>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x197de2c4; BYTE $0x1a // vbroadcastsd (%rdx), %ymm3
+	LONG $0xb8e5e2c4; BYTE $0x17 // vfmadd231pd (%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	LONG $0xb8e5e2c4; WORD $0x204f // vfmadd231pd 0x20(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	LONG $0xb8e5e2c4; WORD $0x4047 // vfmadd231pd 0x40(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x197de2c4; WORD $0x085a // vbroadcastsd 0x8(%rdx), %ymm3
+	LONG $0xb8e5e2c4; WORD $0x6057 // vfmadd231pd 0x60(%rdi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
+	QUAD $0x0000808fb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x80(%rdi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
+	QUAD $0x0000a087b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rdi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
+	LONG $0x10c28348 // addq $0x10, %rdx
+	LONG $0xc0c78148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rdi
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xbb72 // jb 0x3400 <k_mul_panels_64+0xc90>
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	WORD $0x4974 // je 0x349c <k_mul_panels_64+0xd2c>
+	LONG $0x02fe8348 // cmpq $0x2, %rsi
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x00d5 // prefetcht0 (%r13,%rdx,8)
-	LONG $0x4c180f41; WORD $0x20d5 // prefetcht0 0x20(%r13,%rdx,8)
-	LONG $0x4c180f41; WORD $0x40d5 // prefetcht0 0x40(%r13,%rdx,8)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x3474 // je 0x2ac8 <k_mul_panels_64+0x7e8>
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x4015 // prefetcht0 0x40(%r13,%rdx)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	WORD $0x1774 // je 0x2ac8 <k_mul_panels_64+0x7e8>
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x4015 // prefetcht0 0x40(%r13,%rdx)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0774 // je 0x2ad5 <k_mul_panels_64+0x7f5>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x4775 // jne 0x2b1c <k_mul_panels_64+0x83c>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x2049180f // prefetcht0 0x20(%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
-	LONG $0x6049180f // prefetcht0 0x60(%rcx)
-	LONG $0x8089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0x80(%rcx)
-	LONG $0xa089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xa0(%rcx)
-	LONG $0xc089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xc0(%rcx)
-	LONG $0xe089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xe0(%rcx)
-	LONG $0x0089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x100(%rcx)
-	LONG $0x2089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x120(%rcx)
-	LONG $0x4089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x140(%rcx)
-	LONG $0x6089180f; WORD $0x0001; BYTE $0x00 // prefetcht0 0x160(%rcx)
-	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	WORD $0x1275 // jne 0x3474 <k_mul_panels_64+0xd04>
+	LONG $0x586dc1c4; WORD $0x0055 // vaddpd (%r13), %ymm2, %ymm2
+	LONG $0x5875c1c4; WORD $0x204d // vaddpd 0x20(%r13), %ymm1, %ymm1
+	LONG $0x587dc1c4; WORD $0x4045 // vaddpd 0x40(%r13), %ymm0, %ymm0
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0x108e850f; WORD $0x0000 // jne 0x4516 <k_mul_panels_64+0x1da6>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x10508f0f; WORD $0x0000 // jg 0x44e7 <k_mul_panels_64+0x1d77>
+	LONG $0xfff564e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x0ddc8e0f; WORD $0x0000 // jle 0x4290 <k_mul_panels_64+0x1b20>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x0fbf8e0f; WORD $0x0000 // jle 0x4487 <k_mul_panels_64+0x1d17>
+	LONG $0x1258edc5 // vaddpd (%rdx), %ymm2, %ymm2
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x0fce860f; WORD $0x0000 // jbe 0x44a4 <k_mul_panels_64+0x1d34>
+	LONG $0x4a58f5c5; BYTE $0x20 // vaddpd 0x20(%rdx), %ymm1, %ymm1
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x0bfb8349 // cmpq $0xb, %r11
+	LONG $0x1544860f; WORD $0x0000 // jbe 0x4a2d <k_mul_panels_64+0x22bd>
+	LONG $0x1810fdc5 // vmovupd (%rax), %ymm3
+	LONG $0xc058e5c5 // vaddpd %ymm0, %ymm3, %ymm0
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0x0fe7840f; WORD $0x0000 // je 0x44e7 <k_mul_panels_64+0x1d77>
+	LONG $0x001011e9; BYTE $0x00 // jmp 0x4516 <k_mul_panels_64+0x1da6>
+	WORD $0x8840; BYTE $0xf2 // movb %sil, %dl
+	WORD $0xf748; BYTE $0xda // negq %rdx
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x247c2348; BYTE $0x58 // andq 0x58(%rsp), %rdi
+	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xd0440f48 // cmoveq %rax, %rdx
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0x000060b9; BYTE $0x00 // movl $0x60, %ecx
+	LONG $0xe1440f4c // cmoveq %rcx, %r12
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	LONG $0xcd440f4d // cmoveq %r13, %r9
+	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
 	LONG $0x572141c4; BYTE $0xdb // vxorpd %xmm11, %xmm11, %xmm11
 	LONG $0x572941c4; BYTE $0xd2 // vxorpd %xmm10, %xmm10, %xmm10
 	LONG $0x573141c4; BYTE $0xc9 // vxorpd %xmm9, %xmm9, %xmm9
@@ -2320,238 +2847,416 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf657c9c5 // vxorpd %xmm6, %xmm6, %xmm6
 	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
 	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
-	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
+	LONG $0x570941c4; BYTE $0xf6 // vxorpd %xmm14, %xmm14, %xmm14
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x020a8c0f; WORD $0x0000 // jl 0x2d7a <k_mul_panels_64+0xa9a>
-	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
-	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x197d62c4; BYTE $0x22 // vbroadcastsd (%rdx), %ymm12
-	LONG $0x2e107dc5 // vmovupd (%rsi), %ymm13
-	LONG $0x76107dc5; BYTE $0x20 // vmovupd 0x20(%rsi), %ymm14
-	LONG $0x7e107dc5; BYTE $0x40 // vmovupd 0x40(%rsi), %ymm15
-	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
-	LONG $0xb89dc2c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm12, %ymm0 # ymm0 = (ymm12 * ymm13) + ymm0
-	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x02878c0f; WORD $0x0000 // jl 0x380b <k_mul_panels_64+0x109b>
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	QUAD $0x000080248411fcc5; BYTE $0x00 // vmovups %ymm0, 0x80(%rsp)
+	LONG $0x247c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r15
+	LONG $0x245c8b48; BYTE $0x50 // movq 0x50(%rsp), %rbx
+	WORD $0x8948; BYTE $0xee // movq %rbp, %rsi
+	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x204a180f // prefetcht0 0x20(%rdx)
+	LONG $0x49180f41; BYTE $0x20 // prefetcht0 0x20(%r9)
+	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x197d42c4; BYTE $0x27 // vbroadcastsd (%r15), %ymm12
+	LONG $0x2b107dc5 // vmovupd (%rbx), %ymm13
+	LONG $0x73107dc5; BYTE $0x20 // vmovupd 0x20(%rbx), %ymm14
+	LONG $0x7b107dc5; BYTE $0x40 // vmovupd 0x40(%rbx), %ymm15
+	LONG $0xb89dc2c4; BYTE $0xdd // vfmadd231pd %ymm13, %ymm12, %ymm3 # ymm3 = (ymm12 * ymm13) + ymm3
 	LONG $0xb89d42c4; BYTE $0xde // vfmadd231pd %ymm14, %ymm12, %ymm11 # ymm11 = (ymm12 * ymm14) + ymm11
 	LONG $0xb88542c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm15, %ymm10 # ymm10 = (ymm15 * ymm12) + ymm10
-	LONG $0x197de2c4; WORD $0x0842 // vbroadcastsd 0x8(%rdx), %ymm0
-	LONG $0x66107dc5; BYTE $0x60 // vmovupd 0x60(%rsi), %ymm12
-	LONG $0xb8fd42c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm0, %ymm9 # ymm9 = (ymm0 * ymm13) + ymm9
-	LONG $0xb8fd42c4; BYTE $0xc6 // vfmadd231pd %ymm14, %ymm0, %ymm8 # ymm8 = (ymm0 * ymm14) + ymm8
-	LONG $0xb885e2c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm0) + ymm7
-	LONG $0x197de2c4; WORD $0x1042 // vbroadcastsd 0x10(%rdx), %ymm0
+	LONG $0x197d42c4; WORD $0x0867 // vbroadcastsd 0x8(%r15), %ymm12
+	LONG $0xb89d42c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm12, %ymm9 # ymm9 = (ymm12 * ymm13) + ymm9
+	LONG $0xb89d42c4; BYTE $0xc6 // vfmadd231pd %ymm14, %ymm12, %ymm8 # ymm8 = (ymm12 * ymm14) + ymm8
+	LONG $0xb885c2c4; BYTE $0xfc // vfmadd231pd %ymm12, %ymm15, %ymm7 # ymm7 = (ymm15 * ymm12) + ymm7
+	LONG $0x197dc2c4; WORD $0x1047 // vbroadcastsd 0x10(%r15), %ymm0
+	LONG $0x63107cc5; BYTE $0x60 // vmovups 0x60(%rbx), %ymm12
+	QUAD $0x00013024a4117cc5; BYTE $0x00 // vmovups %ymm12, 0x130(%rsp)
 	LONG $0xb8fdc2c4; BYTE $0xf5 // vfmadd231pd %ymm13, %ymm0, %ymm6 # ymm6 = (ymm0 * ymm13) + ymm6
 	LONG $0xb8fdc2c4; BYTE $0xee // vfmadd231pd %ymm14, %ymm0, %ymm5 # ymm5 = (ymm0 * ymm14) + ymm5
 	LONG $0xb885e2c4; BYTE $0xe0 // vfmadd231pd %ymm0, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm0) + ymm4
-	LONG $0x197de2c4; WORD $0x1842 // vbroadcastsd 0x18(%rdx), %ymm0
-	LONG $0xb8fdc2c4; BYTE $0xdd // vfmadd231pd %ymm13, %ymm0, %ymm3 # ymm3 = (ymm0 * ymm13) + ymm3
+	LONG $0x197dc2c4; WORD $0x1847 // vbroadcastsd 0x18(%r15), %ymm0
+	QUAD $0x00008024a4107dc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm12
+	LONG $0xb8fd42c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm0, %ymm12 # ymm12 = (ymm0 * ymm13) + ymm12
 	LONG $0xb8fdc2c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm0, %ymm2 # ymm2 = (ymm0 * ymm14) + ymm2
 	LONG $0xb8fdc2c4; BYTE $0xcf // vfmadd231pd %ymm15, %ymm0, %ymm1 # ymm1 = (ymm0 * ymm15) + ymm1
-	QUAD $0x000000808610fdc5 // vmovupd 0x80(%rsi), %ymm0
-	QUAD $0x000000a0ae107dc5 // vmovupd 0xa0(%rsi), %ymm13
-	LONG $0x197d62c4; WORD $0x2072 // vbroadcastsd 0x20(%rdx), %ymm14
-	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
-	LONG $0xb88d42c4; BYTE $0xfc // vfmadd231pd %ymm12, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm12) + ymm15
-	LONG $0x7c117dc5; WORD $0x4024 // vmovupd %ymm15, 0x40(%rsp)
-	LONG $0xb88d62c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm0) + ymm11
-	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
-	LONG $0x197d62c4; WORD $0x2872 // vbroadcastsd 0x28(%rdx), %ymm14
-	LONG $0xb88d42c4; BYTE $0xcc // vfmadd231pd %ymm12, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm12) + ymm9
-	LONG $0xb88d62c4; BYTE $0xc0 // vfmadd231pd %ymm0, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm0) + ymm8
-	LONG $0xb895c2c4; BYTE $0xfe // vfmadd231pd %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
-	LONG $0x197d62c4; WORD $0x3072 // vbroadcastsd 0x30(%rdx), %ymm14
-	LONG $0xb88dc2c4; BYTE $0xf4 // vfmadd231pd %ymm12, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm12) + ymm6
-	LONG $0xb88de2c4; BYTE $0xe8 // vfmadd231pd %ymm0, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm0) + ymm5
-	LONG $0x197d62c4; WORD $0x387a // vbroadcastsd 0x38(%rdx), %ymm15
-	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0xb885c2c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm12) + ymm3
-	LONG $0xb885e2c4; BYTE $0xd0 // vfmadd231pd %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
-	LONG $0xb885c2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
-	QUAD $0x000000c08610fdc5 // vmovupd 0xc0(%rsi), %ymm0
-	QUAD $0x000000e0a6107dc5 // vmovupd 0xe0(%rsi), %ymm12
-	LONG $0x197d62c4; WORD $0x406a // vbroadcastsd 0x40(%rdx), %ymm13
-	QUAD $0x00000100b6107dc5 // vmovupd 0x100(%rsi), %ymm14
-	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
-	LONG $0xb89562c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm13, %ymm15 # ymm15 = (ymm13 * ymm0) + ymm15
-	LONG $0xb89542c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm13, %ymm11 # ymm11 = (ymm13 * ymm12) + ymm11
+	QUAD $0x000000808310fdc5 // vmovupd 0x80(%rbx), %ymm0
+	LONG $0x197d42c4; WORD $0x206f // vbroadcastsd 0x20(%r15), %ymm13
+	QUAD $0x000000a0b3107dc5 // vmovupd 0xa0(%rbx), %ymm14
+	QUAD $0x00013024bc107dc5; BYTE $0x00 // vmovupd 0x130(%rsp), %ymm15
+	LONG $0xb895c2c4; BYTE $0xdf // vfmadd231pd %ymm15, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm15) + ymm3
+	LONG $0xb89562c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm13, %ymm11 # ymm11 = (ymm13 * ymm0) + ymm11
 	LONG $0xb88d42c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm10 # ymm10 = (ymm14 * ymm13) + ymm10
-	LONG $0x197d62c4; WORD $0x486a // vbroadcastsd 0x48(%rdx), %ymm13
-	LONG $0xb89562c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm0) + ymm9
-	LONG $0xb89542c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm12) + ymm8
+	LONG $0x197d42c4; WORD $0x286f // vbroadcastsd 0x28(%r15), %ymm13
+	LONG $0xb89542c4; BYTE $0xcf // vfmadd231pd %ymm15, %ymm13, %ymm9 # ymm9 = (ymm13 * ymm15) + ymm9
+	LONG $0xb89562c4; BYTE $0xc0 // vfmadd231pd %ymm0, %ymm13, %ymm8 # ymm8 = (ymm13 * ymm0) + ymm8
 	LONG $0xb88dc2c4; BYTE $0xfd // vfmadd231pd %ymm13, %ymm14, %ymm7 # ymm7 = (ymm14 * ymm13) + ymm7
-	LONG $0x197d62c4; WORD $0x506a // vbroadcastsd 0x50(%rdx), %ymm13
-	LONG $0xb895e2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm0) + ymm6
-	LONG $0xb895c2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm12) + ymm5
+	LONG $0x197d42c4; WORD $0x306f // vbroadcastsd 0x30(%r15), %ymm13
+	LONG $0xb895c2c4; BYTE $0xf7 // vfmadd231pd %ymm15, %ymm13, %ymm6 # ymm6 = (ymm13 * ymm15) + ymm6
+	LONG $0xb895e2c4; BYTE $0xe8 // vfmadd231pd %ymm0, %ymm13, %ymm5 # ymm5 = (ymm13 * ymm0) + ymm5
 	LONG $0xb88dc2c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm14, %ymm4 # ymm4 = (ymm14 * ymm13) + ymm4
-	LONG $0x197d62c4; WORD $0x586a // vbroadcastsd 0x58(%rdx), %ymm13
-	LONG $0xb895e2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm13, %ymm3 # ymm3 = (ymm13 * ymm0) + ymm3
-	LONG $0xb895c2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm12) + ymm2
+	LONG $0x197d42c4; WORD $0x386f // vbroadcastsd 0x38(%r15), %ymm13
+	LONG $0xb89542c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm13, %ymm12 # ymm12 = (ymm13 * ymm15) + ymm12
+	QUAD $0x00008024a4117dc5; BYTE $0x00 // vmovupd %ymm12, 0x80(%rsp)
+	LONG $0xb895e2c4; BYTE $0xd0 // vfmadd231pd %ymm0, %ymm13, %ymm2 # ymm2 = (ymm13 * ymm0) + ymm2
 	LONG $0xb895c2c4; BYTE $0xce // vfmadd231pd %ymm14, %ymm13, %ymm1 # ymm1 = (ymm13 * ymm14) + ymm1
-	QUAD $0x000001208610fdc5 // vmovupd 0x120(%rsi), %ymm0
-	QUAD $0x00000140a6107dc5 // vmovupd 0x140(%rsi), %ymm12
-	QUAD $0x00000160ae107dc5 // vmovupd 0x160(%rsi), %ymm13
-	LONG $0x197d62c4; WORD $0x6072 // vbroadcastsd 0x60(%rdx), %ymm14
-	LONG $0xb88d62c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
-	LONG $0x7c117dc5; WORD $0x4024 // vmovupd %ymm15, 0x40(%rsp)
+	QUAD $0x000000c08310fdc5 // vmovupd 0xc0(%rbx), %ymm0
+	QUAD $0x000000e0a3107dc5 // vmovupd 0xe0(%rbx), %ymm12
+	QUAD $0x00000100ab107dc5 // vmovupd 0x100(%rbx), %ymm13
+	LONG $0x197d42c4; WORD $0x4077 // vbroadcastsd 0x40(%r15), %ymm14
+	LONG $0xb88de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
 	LONG $0xb88d42c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
-	LONG $0x197d62c4; WORD $0x687a // vbroadcastsd 0x68(%rdx), %ymm15
+	LONG $0x197d42c4; WORD $0x487f // vbroadcastsd 0x48(%r15), %ymm15
 	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
 	LONG $0xb88562c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm15, %ymm9 # ymm9 = (ymm15 * ymm0) + ymm9
 	LONG $0xb88542c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm15, %ymm8 # ymm8 = (ymm15 * ymm12) + ymm8
 	LONG $0xb895c2c4; BYTE $0xff // vfmadd231pd %ymm15, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm15) + ymm7
-	LONG $0x197d62c4; WORD $0x7072 // vbroadcastsd 0x70(%rdx), %ymm14
+	LONG $0x197d42c4; WORD $0x5077 // vbroadcastsd 0x50(%r15), %ymm14
 	LONG $0xb88de2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
 	LONG $0xb88dc2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
 	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0x197d62c4; WORD $0x7872 // vbroadcastsd 0x78(%rdx), %ymm14
-	LONG $0xb88de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
+	LONG $0x197d42c4; WORD $0x5877 // vbroadcastsd 0x58(%r15), %ymm14
+	QUAD $0x00008024bc107dc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm15
+	LONG $0xb88d62c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
+	QUAD $0x00008024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0x80(%rsp)
 	LONG $0xb88dc2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm12) + ymm2
 	LONG $0xb88dc2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm13) + ymm1
-	LONG $0x80ea8348 // subq $-0x80, %rdx
-	LONG $0x80c68148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rsi # imm = 0x180
-	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fc8349 // cmpq $0x7, %r12
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0xfe16870f; WORD $0xffff // ja 0x2b90 <k_mul_panels_64+0x8b0>
-	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
-	LONG $0xf4287dc5 // vmovapd %ymm4, %ymm14
-	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x05cc8e0f; WORD $0x0000 // jle 0x3359 <k_mul_panels_64+0x1079>
-	WORD $0xff49; BYTE $0xc2 // incq %r10
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0xe128fdc5 // vmovapd %ymm1, %ymm4
-	LONG $0xc828fdc5 // vmovapd %ymm0, %ymm1
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
-	LONG $0x0610fdc5 // vmovupd (%rsi), %ymm0
-	LONG $0x66107dc5; BYTE $0x20 // vmovupd 0x20(%rsi), %ymm12
-	LONG $0x6e107dc5; BYTE $0x40 // vmovupd 0x40(%rsi), %ymm13
-	LONG $0xf4297dc5 // vmovapd %ymm14, %ymm4
-	LONG $0x197d62c4; BYTE $0x32 // vbroadcastsd (%rdx), %ymm14
-	LONG $0xb88de2c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm0) + ymm1
+	QUAD $0x000001208310fdc5 // vmovupd 0x120(%rbx), %ymm0
+	QUAD $0x00000140ab107dc5 // vmovupd 0x140(%rbx), %ymm13
+	QUAD $0x00000160a3107dc5 // vmovupd 0x160(%rbx), %ymm12
+	LONG $0x197d42c4; WORD $0x6077 // vbroadcastsd 0x60(%r15), %ymm14
+	LONG $0xb88de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
+	LONG $0xb88d42c4; BYTE $0xdd // vfmadd231pd %ymm13, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm13) + ymm11
+	LONG $0xb89d42c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm12, %ymm10 # ymm10 = (ymm12 * ymm14) + ymm10
+	LONG $0x197d42c4; WORD $0x6877 // vbroadcastsd 0x68(%r15), %ymm14
+	LONG $0xb88d62c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
+	LONG $0xb88d42c4; BYTE $0xc5 // vfmadd231pd %ymm13, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm13) + ymm8
+	LONG $0x197d42c4; WORD $0x707f // vbroadcastsd 0x70(%r15), %ymm15
+	LONG $0xb89dc2c4; BYTE $0xfe // vfmadd231pd %ymm14, %ymm12, %ymm7 # ymm7 = (ymm12 * ymm14) + ymm7
+	LONG $0xb885e2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm15, %ymm6 # ymm6 = (ymm15 * ymm0) + ymm6
+	LONG $0xb885c2c4; BYTE $0xed // vfmadd231pd %ymm13, %ymm15, %ymm5 # ymm5 = (ymm15 * ymm13) + ymm5
+	LONG $0xb89dc2c4; BYTE $0xe7 // vfmadd231pd %ymm15, %ymm12, %ymm4 # ymm4 = (ymm12 * ymm15) + ymm4
+	LONG $0x197d42c4; WORD $0x7877 // vbroadcastsd 0x78(%r15), %ymm14
+	QUAD $0x00008024bc107dc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm15
+	LONG $0xb88d62c4; BYTE $0xf8 // vfmadd231pd %ymm0, %ymm14, %ymm15 # ymm15 = (ymm14 * ymm0) + ymm15
+	QUAD $0x00008024bc117dc5; BYTE $0x00 // vmovupd %ymm15, 0x80(%rsp)
+	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
+	WORD $0x394c; BYTE $0xf6 // cmpq %r14, %rsi
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf74f0f48 // cmovgq %rdi, %rsi
+	LONG $0xb88dc2c4; BYTE $0xd5 // vfmadd231pd %ymm13, %ymm14, %ymm2 # ymm2 = (ymm14 * ymm13) + ymm2
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xd44f0f4d // cmovgq %r12, %r10
+	LONG $0xb88dc2c4; BYTE $0xcc // vfmadd231pd %ymm12, %ymm14, %ymm1 # ymm1 = (ymm14 * ymm12) + ymm1
+	LONG $0x80ef8349 // subq $-0x80, %r15
+	LONG $0x80c38148; WORD $0x0001; BYTE $0x00 // addq $0x180, %rbx # imm = 0x180
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
+	LONG $0xfc718d48 // leaq -0x4(%rcx), %rsi
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07f98348 // cmpq $0x7, %rcx
+	LONG $0xfdbf870f; WORD $0xffff // ja 0x35b0 <k_mul_panels_64+0xe40>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0xf2287dc5 // vmovapd %ymm2, %ymm14
+	QUAD $0x000080249410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm2
+	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x00b98e0f; WORD $0x0000 // jle 0x38d2 <k_mul_panels_64+0x1162>
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	LONG $0x9d258d4c; WORD $0x007c; BYTE $0x00 // leaq 0x7c9d(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x000080249411fdc5; BYTE $0x00 // vmovupd %ymm2, 0x80(%rsp)
+	LONG $0x0310fdc5 // vmovupd (%rbx), %ymm0
+	LONG $0x63107dc5; BYTE $0x20 // vmovupd 0x20(%rbx), %ymm12
+	LONG $0x6b107dc5; BYTE $0x40 // vmovupd 0x40(%rbx), %ymm13
+	LONG $0xf2297dc5 // vmovapd %ymm14, %ymm2
+	LONG $0x197d42c4; BYTE $0x37 // vbroadcastsd (%r15), %ymm14
+	LONG $0xb88de2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm14, %ymm3 # ymm3 = (ymm14 * ymm0) + ymm3
 	LONG $0xb88d42c4; BYTE $0xdc // vfmadd231pd %ymm12, %ymm14, %ymm11 # ymm11 = (ymm14 * ymm12) + ymm11
 	LONG $0xb89542c4; BYTE $0xd6 // vfmadd231pd %ymm14, %ymm13, %ymm10 # ymm10 = (ymm13 * ymm14) + ymm10
-	LONG $0x197d62c4; WORD $0x0872 // vbroadcastsd 0x8(%rdx), %ymm14
+	LONG $0x197d42c4; WORD $0x0877 // vbroadcastsd 0x8(%r15), %ymm14
 	LONG $0xb88d62c4; BYTE $0xc8 // vfmadd231pd %ymm0, %ymm14, %ymm9 # ymm9 = (ymm14 * ymm0) + ymm9
 	LONG $0xb88d42c4; BYTE $0xc4 // vfmadd231pd %ymm12, %ymm14, %ymm8 # ymm8 = (ymm14 * ymm12) + ymm8
 	LONG $0xb895c2c4; BYTE $0xfe // vfmadd231pd %ymm14, %ymm13, %ymm7 # ymm7 = (ymm13 * ymm14) + ymm7
-	LONG $0x197d62c4; WORD $0x1072 // vbroadcastsd 0x10(%rdx), %ymm14
+	LONG $0x197d42c4; WORD $0x1077 // vbroadcastsd 0x10(%r15), %ymm14
 	LONG $0xb88de2c4; BYTE $0xf0 // vfmadd231pd %ymm0, %ymm14, %ymm6 # ymm6 = (ymm14 * ymm0) + ymm6
 	LONG $0xb88dc2c4; BYTE $0xec // vfmadd231pd %ymm12, %ymm14, %ymm5 # ymm5 = (ymm14 * ymm12) + ymm5
-	LONG $0x197d62c4; WORD $0x187a // vbroadcastsd 0x18(%rdx), %ymm15
+	LONG $0x197d42c4; WORD $0x187f // vbroadcastsd 0x18(%r15), %ymm15
 	LONG $0xb895c2c4; BYTE $0xe6 // vfmadd231pd %ymm14, %ymm13, %ymm4 # ymm4 = (ymm13 * ymm14) + ymm4
-	LONG $0xf4287dc5 // vmovapd %ymm4, %ymm14
-	LONG $0x6410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm4
-	LONG $0xb885e2c4; BYTE $0xd8 // vfmadd231pd %ymm0, %ymm15, %ymm3 # ymm3 = (ymm15 * ymm0) + ymm3
-	LONG $0xb885c2c4; BYTE $0xd4 // vfmadd231pd %ymm12, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm12) + ymm2
-	LONG $0xb885c2c4; BYTE $0xe5 // vfmadd231pd %ymm13, %ymm15, %ymm4 # ymm4 = (ymm15 * ymm13) + ymm4
-	LONG $0x20c28348 // addq $0x20, %rdx
-	LONG $0x60c68348 // addq $0x60, %rsi
-	WORD $0xff49; BYTE $0xca // decq %r10
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0xff76870f; WORD $0xffff // ja 0x2da0 <k_mul_panels_64+0xac0>
-	LONG $0x000537e9; BYTE $0x00 // jmp 0x3366 <k_mul_panels_64+0x1086>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xc69e0f40 // setle %sil
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc2950f41 // setne %r10b
-	WORD $0x0841; BYTE $0xf2 // orb %sil, %r10b
-	WORD $0x0a75 // jne 0x2e51 <k_mul_panels_64+0xb71>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0774 // je 0x2e5e <k_mul_panels_64+0xb7e>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0775 // jne 0x2e65 <k_mul_panels_64+0xb85>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x2049180f // prefetcht0 0x20(%rcx)
+	LONG $0xf2287dc5 // vmovapd %ymm2, %ymm14
+	QUAD $0x000080249410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm2
+	LONG $0xb885e2c4; BYTE $0xd0 // vfmadd231pd %ymm0, %ymm15, %ymm2 # ymm2 = (ymm15 * ymm0) + ymm2
+	LONG $0xb88542c4; BYTE $0xf4 // vfmadd231pd %ymm12, %ymm15, %ymm14 # ymm14 = (ymm15 * ymm12) + ymm14
+	LONG $0xb885c2c4; BYTE $0xcd // vfmadd231pd %ymm13, %ymm15, %ymm1 # ymm1 = (ymm15 * ymm13) + ymm1
+	LONG $0x20c78349 // addq $0x20, %r15
+	LONG $0x60c38348 // addq $0x60, %rbx
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x01fe8348 // cmpq $0x1, %rsi
+	LONG $0xff70870f; WORD $0xffff // ja 0x3840 <k_mul_panels_64+0x10d0>
+	WORD $0x1deb // jmp 0x38ef <k_mul_panels_64+0x117f>
+	LONG $0xe7258d4c; WORD $0x007b; BYTE $0x00 // leaq 0x7be7(%rip), %r12 # 0xb4c0 <lanes>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	LONG $0xc328fdc5 // vmovapd %ymm3, %ymm0
+	QUAD $0x000080248c11fdc5; BYTE $0x00 // vmovupd %ymm1, 0x80(%rsp)
+	LONG $0x287d41c4; BYTE $0xfa // vmovapd %ymm10, %ymm15
+	LONG $0xef287dc5 // vmovapd %ymm7, %ymm13
+	LONG $0xdc28fdc5 // vmovapd %ymm4, %ymm3
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x00a1840f; WORD $0x0000 // je 0x39b4 <k_mul_panels_64+0x1244>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0xcb28fdc5 // vmovapd %ymm3, %ymm1
+	LONG $0xe528fdc5 // vmovapd %ymm5, %ymm4
+	LONG $0xc7297dc5 // vmovapd %ymm8, %ymm7
+	LONG $0x287d41c4; BYTE $0xd3 // vmovapd %ymm11, %ymm10
+	LONG $0x0101850f; WORD $0x0000 // jne 0x3a3e <k_mul_panels_64+0x12ce>
+	LONG $0x587d41c4; WORD $0x005d // vaddpd (%r13), %ymm0, %ymm11
+	LONG $0x582d41c4; WORD $0x2055 // vaddpd 0x20(%r13), %ymm10, %ymm10
+	LONG $0x580541c4; WORD $0x407d // vaddpd 0x40(%r13), %ymm15, %ymm15
+	LONG $0x583541c4; WORD $0x604d // vaddpd 0x60(%r13), %ymm9, %ymm9
+	QUAD $0x000080bd5845c1c4; BYTE $0x00 // vaddpd 0x80(%r13), %ymm7, %ymm7
+	QUAD $0x0000a0ad581541c4; BYTE $0x00 // vaddpd 0xa0(%r13), %ymm13, %ymm13
+	QUAD $0x0000c0ad584dc1c4; BYTE $0x00 // vaddpd 0xc0(%r13), %ymm6, %ymm5
+	QUAD $0x0000e0a5585dc1c4; BYTE $0x00 // vaddpd 0xe0(%r13), %ymm4, %ymm4
+	QUAD $0x0001008d5875c1c4; BYTE $0x00 // vaddpd 0x100(%r13), %ymm1, %ymm1
+	QUAD $0x00012095586dc1c4; BYTE $0x00 // vaddpd 0x120(%r13), %ymm2, %ymm2
+	QUAD $0x000140b5580d41c4; BYTE $0x00 // vaddpd 0x140(%r13), %ymm14, %ymm14
+	QUAD $0x000080248410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm0
+	QUAD $0x00016085587dc1c4; BYTE $0x00 // vaddpd 0x160(%r13), %ymm0, %ymm0
+	QUAD $0x000080248411fdc5; BYTE $0x00 // vmovupd %ymm0, 0x80(%rsp)
+	LONG $0x000092e9; BYTE $0x00 // jmp 0x3a46 <k_mul_panels_64+0x12d6>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0xcb28fdc5 // vmovapd %ymm3, %ymm1
+	LONG $0xe528fdc5 // vmovapd %ymm5, %ymm4
+	LONG $0xc7297dc5 // vmovapd %ymm8, %ymm7
+	LONG $0x287d41c4; BYTE $0xd3 // vmovapd %ymm11, %ymm10
+	WORD $0x627e // jle 0x3a3e <k_mul_panels_64+0x12ce>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0xee28fdc5 // vmovapd %ymm6, %ymm5
+	LONG $0xd8287dc5 // vmovapd %ymm0, %ymm11
+	LONG $0x0b798e0f; WORD $0x0000 // jle 0x456c <k_mul_panels_64+0x1dfc>
+	LONG $0x1a5825c5 // vaddpd (%rdx), %ymm11, %ymm11
+	LONG $0x08fb8349 // cmpq $0x8, %r11
+	LONG $0x0b88820f; WORD $0x0000 // jb 0x4589 <k_mul_panels_64+0x1e19>
+	LONG $0x52582dc5; BYTE $0x20 // vaddpd 0x20(%rdx), %ymm10, %ymm10
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x0bfb8349 // cmpq $0xb, %r11
+	LONG $0x1023860f; WORD $0x0000 // jbe 0x4a37 <k_mul_panels_64+0x22c7>
+	LONG $0x385805c5 // vaddpd (%rax), %ymm15, %ymm15
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	WORD $0x2674 // je 0x3a46 <k_mul_panels_64+0x12d6>
+	LONG $0xf1297dc5 // vmovapd %ymm14, %ymm1
+	LONG $0x24107dc5; BYTE $0xca // vmovupd (%rdx,%rcx,8), %ymm12
+	LONG $0x7410fdc5; WORD $0x20ca // vmovupd 0x20(%rdx,%rcx,8), %ymm6
+	LONG $0x74107dc5; WORD $0x40ca // vmovupd 0x40(%rdx,%rcx,8), %ymm14
+	WORD $0x01b2 // movb $0x1, %dl
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x000e9ce9; BYTE $0x00 // jmp 0x48da <k_mul_panels_64+0x216a>
+	LONG $0xee28fdc5 // vmovapd %ymm6, %ymm5
+	LONG $0xd8287dc5 // vmovapd %ymm0, %ymm11
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x50788348; BYTE $0x01 // cmpq $0x1, 0x50(%rax)
+	WORD $0x7775 // jne 0x3ac9 <k_mul_panels_64+0x1359>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xefa28e0f; WORD $0xffff // jle 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0x079c8e0f; WORD $0x0000 // jle 0x4209 <k_mul_panels_64+0x1a99>
+	LONG $0x1a117dc5 // vmovupd %ymm11, (%rdx)
+	LONG $0x08fb8349 // cmpq $0x8, %r11
+	LONG $0x07a7820f; WORD $0x0000 // jb 0x4222 <k_mul_panels_64+0x1ab2>
+	LONG $0x52117dc5; BYTE $0x20 // vmovupd %ymm10, 0x20(%rdx)
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x0bfb8349 // cmpq $0xb, %r11
+	LONG $0x0ed4860f; WORD $0x0000 // jbe 0x4962 <k_mul_panels_64+0x21f2>
+	LONG $0x38117dc5 // vmovupd %ymm15, (%rax)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xef62840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x0c117dc5; BYTE $0xc2 // vmovupd %ymm9, (%rdx,%rax,8)
+	LONG $0x7c11fdc5; WORD $0x20c2 // vmovupd %ymm7, 0x20(%rdx,%rax,8)
+	LONG $0x6c117dc5; WORD $0x40c2 // vmovupd %ymm13, 0x40(%rdx,%rax,8)
+	WORD $0x01b0 // movb $0x1, %al
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xef3c840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x000c09e9; BYTE $0x00 // jmp 0x46d2 <k_mul_panels_64+0x1f62>
+	LONG $0x117d41c4; WORD $0x005d // vmovupd %ymm11, (%r13)
+	LONG $0x117d41c4; WORD $0x2055 // vmovupd %ymm10, 0x20(%r13)
+	LONG $0x117d41c4; WORD $0x407d // vmovupd %ymm15, 0x40(%r13)
+	LONG $0x117d41c4; WORD $0x604d // vmovupd %ymm9, 0x60(%r13)
+	QUAD $0x000080bd117dc1c4; BYTE $0x00 // vmovupd %ymm7, 0x80(%r13)
+	QUAD $0x0000a0ad117d41c4; BYTE $0x00 // vmovupd %ymm13, 0xa0(%r13)
+	QUAD $0x0000c0ad117dc1c4; BYTE $0x00 // vmovupd %ymm5, 0xc0(%r13)
+	QUAD $0x0000e0a5117dc1c4; BYTE $0x00 // vmovupd %ymm4, 0xe0(%r13)
+	QUAD $0x0001008d117dc1c4; BYTE $0x00 // vmovupd %ymm1, 0x100(%r13)
+	QUAD $0x00012095117dc1c4; BYTE $0x00 // vmovupd %ymm2, 0x120(%r13)
+	QUAD $0x000140b5117d41c4; BYTE $0x00 // vmovupd %ymm14, 0x140(%r13)
+	QUAD $0x000080248410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm0
+	QUAD $0x00016085117dc1c4; BYTE $0x00 // vmovupd %ymm0, 0x160(%r13)
+	LONG $0xffeec9e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	WORD $0x8840; BYTE $0xcf // movb %cl, %dil
+	WORD $0xf748; BYTE $0xdf // negq %rdi
+	WORD $0x8949; BYTE $0xfa // movq %rdi, %r10
+	LONG $0x2454234c; BYTE $0x58 // andq 0x58(%rsp), %r10
+	WORD $0xdb31 // xorl %ebx, %ebx
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x940f; BYTE $0xc3 // sete %bl
+	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
+	LONG $0xcd440f49 // cmoveq %r13, %rcx
+	WORD $0xe3c1; BYTE $0x06 // shll $0x6, %ebx
+	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0xf8440f4c // cmoveq %rax, %r15
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
 	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x008a8c0f; WORD $0x0000 // jl 0x2f11 <k_mul_panels_64+0xc31>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	WORD $0x894c; BYTE $0xfe // movq %r15, %rsi
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
-	LONG $0x197dc2c4; BYTE $0x12 // vbroadcastsd (%r10), %ymm2
-	LONG $0xb8ede2c4; BYTE $0x0e // vfmadd231pd (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8ede2c4; WORD $0x2046 // vfmadd231pd 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x0852 // vbroadcastsd 0x8(%r10), %ymm2
-	LONG $0xb8ede2c4; WORD $0x404e // vfmadd231pd 0x40(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8ede2c4; WORD $0x6046 // vfmadd231pd 0x60(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x1052 // vbroadcastsd 0x10(%r10), %ymm2
-	QUAD $0x0000808eb8ede2c4; BYTE $0x00 // vfmadd231pd 0x80(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	QUAD $0x0000a086b8ede2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197dc2c4; WORD $0x1852 // vbroadcastsd 0x18(%r10), %ymm2
-	QUAD $0x0000c08eb8ede2c4; BYTE $0x00 // vfmadd231pd 0xc0(%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	QUAD $0x0000e086b8ede2c4; BYTE $0x00 // vfmadd231pd 0xe0(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x20c28349 // addq $0x20, %r10
-	LONG $0x00c68148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rsi # imm = 0x100
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	WORD $0x8f77 // ja 0x2ea0 <k_mul_panels_64+0xbc0>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x04ee8e0f; WORD $0x0000 // jle 0x3408 <k_mul_panels_64+0x1128>
-	LONG $0x01c4f641 // testb $0x1, %r12b
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x0714850f; WORD $0x0000 // jne 0x363d <k_mul_panels_64+0x135d>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x072a850f; WORD $0x0000 // jne 0x3660 <k_mul_panels_64+0x1380>
-	LONG $0x000767e9; BYTE $0x00 // jmp 0x36a2 <k_mul_panels_64+0x13c2>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	WORD $0x9e0f; BYTE $0xc2 // setle %dl
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xc6950f40 // setne %sil
-	WORD $0x0840; BYTE $0xd6 // orb %dl, %sil
-	WORD $0x4e75 // jne 0x2f9d <k_mul_panels_64+0xcbd>
-	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
-	LONG $0x4d180f41; BYTE $0x20 // prefetcht0 0x20(%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x3e74 // je 0x2f9d <k_mul_panels_64+0xcbd>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x00d5 // prefetcht0 (%r13,%rdx,8)
-	LONG $0x4c180f41; WORD $0x20d5 // prefetcht0 0x20(%r13,%rdx,8)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x2874 // je 0x2f9d <k_mul_panels_64+0xcbd>
-	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	WORD $0x1174 // je 0x2f9d <k_mul_panels_64+0xcbd>
-	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
-	LONG $0x4c180f41; WORD $0x0015 // prefetcht0 (%r13,%rdx)
-	LONG $0x4c180f41; WORD $0x2015 // prefetcht0 0x20(%r13,%rdx)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x0774 // je 0x2faa <k_mul_panels_64+0xcca>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x2b75 // jne 0x2fd5 <k_mul_panels_64+0xcf5>
+	LONG $0x00bb8c0f; WORD $0x0000 // jl 0x3c3d <k_mul_panels_64+0x14cd>
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
+	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
+	BYTE $0x90 // nop
+	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
 	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	LONG $0x4f180f41; BYTE $0x20 // prefetcht0 0x20(%r15)
+	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xe24f0f4d // cmovgq %r10, %r12
 	LONG $0x2049180f // prefetcht0 0x20(%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
-	LONG $0x6049180f // prefetcht0 0x60(%rcx)
-	LONG $0x8089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0x80(%rcx)
-	LONG $0xa089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xa0(%rcx)
-	LONG $0xc089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xc0(%rcx)
-	LONG $0xe089180f; WORD $0x0000; BYTE $0x00 // prefetcht0 0xe0(%rcx)
+	LONG $0x000000be; BYTE $0x00 // movl $0x0, %esi
+	LONG $0xf34f0f48 // cmovgq %rbx, %rsi
+	LONG $0x197dc2c4; BYTE $0x11 // vbroadcastsd (%r9), %ymm2
+	LONG $0xb8ede2c4; BYTE $0x0f // vfmadd231pd (%rdi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x2047 // vfmadd231pd 0x20(%rdi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0851 // vbroadcastsd 0x8(%r9), %ymm2
+	LONG $0xb8ede2c4; WORD $0x404f // vfmadd231pd 0x40(%rdi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x6047 // vfmadd231pd 0x60(%rdi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1051 // vbroadcastsd 0x10(%r9), %ymm2
+	QUAD $0x0000808fb8ede2c4; BYTE $0x00 // vfmadd231pd 0x80(%rdi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000a087b8ede2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rdi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x1851 // vbroadcastsd 0x18(%r9), %ymm2
+	QUAD $0x0000c08fb8ede2c4; BYTE $0x00 // vfmadd231pd 0xc0(%rdi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	QUAD $0x0000e087b8ede2c4; BYTE $0x00 // vfmadd231pd 0xe0(%rdi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x20c18349 // addq $0x20, %r9
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0xfc668d4d // leaq -0x4(%r14), %r12
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
+	LONG $0x07fe8349 // cmpq $0x7, %r14
+	LONG $0xff60870f; WORD $0xffff // ja 0x3b90 <k_mul_panels_64+0x1420>
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	WORD $0x207e // jle 0x3c62 <k_mul_panels_64+0x14f2>
+	LONG $0x01c4f641 // testb $0x1, %r12b
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x1c75 // jne 0x3c73 <k_mul_panels_64+0x1503>
+	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x3675 // jne 0x3c96 <k_mul_panels_64+0x1526>
+	WORD $0x70eb // jmp 0x3cd2 <k_mul_panels_64+0x1562>
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x5feb // jmp 0x3cd2 <k_mul_panels_64+0x1562>
+	LONG $0x197dc2c4; BYTE $0x11 // vbroadcastsd (%r9), %ymm2
+	LONG $0xb8ede2c4; BYTE $0x0f // vfmadd231pd (%rdi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0x2047 // vfmadd231pd 0x20(%rdi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x24448d49; BYTE $0xff // leaq -0x1(%r12), %rax
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x3c74 // je 0x3cd2 <k_mul_panels_64+0x1562>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x197dc2c4; WORD $0x0914 // vbroadcastsd (%r9,%rcx), %ymm2
+	LONG $0xb8ede2c4; WORD $0xcf0c // vfmadd231pd (%rdi,%rcx,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0xcf44; BYTE $0x20 // vfmadd231pd 0x20(%rdi,%rcx,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0954; BYTE $0x08 // vbroadcastsd 0x8(%r9,%rcx), %ymm2
+	LONG $0xb8ede2c4; WORD $0xcf4c; BYTE $0x40 // vfmadd231pd 0x40(%rdi,%rcx,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
+	LONG $0xb8ede2c4; WORD $0xcf44; BYTE $0x60 // vfmadd231pd 0x60(%rdi,%rcx,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
+	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0xfec08348 // addq $-0x2, %rax
+	WORD $0xce72 // jb 0x3ca0 <k_mul_panels_64+0x1530>
+	LONG $0x01fa8348 // cmpq $0x1, %rdx
+	LONG $0xe3258d4c; WORD $0x0077; BYTE $0x00 // leaq 0x77e3(%rip), %r12 # 0xb4c0 <lanes>
+	WORD $0x4374 // je 0x3d22 <k_mul_panels_64+0x15b2>
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x0c75 // jne 0x3cfb <k_mul_panels_64+0x158b>
+	LONG $0x5875c1c4; WORD $0x004d // vaddpd (%r13), %ymm1, %ymm1
+	LONG $0x587dc1c4; WORD $0x2045 // vaddpd 0x20(%r13), %ymm0, %ymm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0x0a90850f; WORD $0x0000 // jne 0x479e <k_mul_panels_64+0x202e>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x0a5f8f0f; WORD $0x0000 // jg 0x477c <k_mul_panels_64+0x200c>
+	LONG $0xffecdee9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x056e8e0f; WORD $0x0000 // jle 0x42a9 <k_mul_panels_64+0x1b39>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0x08a18e0f; WORD $0x0000 // jle 0x45eb <k_mul_panels_64+0x1e7b>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x0a58f5c5 // vaddpd (%rdx), %ymm1, %ymm1
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x09f4860f; WORD $0x0000 // jbe 0x4754 <k_mul_panels_64+0x1fe4>
+	LONG $0x1010fdc5 // vmovupd (%rax), %ymm2
+	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0x0a05840f; WORD $0x0000 // je 0x477c <k_mul_panels_64+0x200c>
+	LONG $0x000a22e9; BYTE $0x00 // jmp 0x479e <k_mul_panels_64+0x202e>
+	WORD $0x8840; BYTE $0xf1 // movb %sil, %cl
+	WORD $0xf748; BYTE $0xd9 // negq %rcx
+	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
+	LONG $0x247c2348; BYTE $0x58 // andq 0x58(%rsp), %rdi
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x02fa8348 // cmpq $0x2, %rdx
+	LONG $0xc1940f41 // sete %r9b
+	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
+	LONG $0xdd440f49 // cmoveq %r13, %rbx
+	LONG $0x06e1c141 // shll $0x6, %r9d
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0xf8440f4c // cmoveq %rax, %r15
 	LONG $0xe457d9c5 // vxorpd %xmm4, %xmm4, %xmm4
 	LONG $0xed57d1c5 // vxorpd %xmm5, %xmm5, %xmm5
 	LONG $0xdb57e1c5 // vxorpd %xmm3, %xmm3, %xmm3
@@ -2560,17 +3265,27 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e9c5 // vxorpd %xmm2, %xmm2, %xmm2
 	LONG $0xc957f1c5 // vxorpd %xmm1, %xmm1, %xmm1
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x01678c0f; WORD $0x0000 // jl 0x3176 <k_mul_panels_64+0xe96>
-	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
-	WORD $0x894c; BYTE $0xfa // movq %r15, %rdx
-	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x13180f41 // prefetcht1 (%r11)
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x04fd8348 // cmpq $0x4, %rbp
+	LONG $0x01ae8c0f; WORD $0x0000 // jl 0x3f90 <k_mul_panels_64+0x1820>
+	LONG $0x24748b48; BYTE $0x48 // movq 0x48(%rsp), %rsi
+	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
+	WORD $0x8949; BYTE $0xea // movq %rbp, %r10
+	QUAD $0x000000b824b48b4c // movq 0xb8(%rsp), %r14
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
+	WORD $0x180f; BYTE $0x10 // prefetcht1 (%rax)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	WORD $0x180f; BYTE $0x0b // prefetcht0 (%rbx)
+	WORD $0x394d; BYTE $0xf2 // cmpq %r14, %r10
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xd74f0f4c // cmovgq %rdi, %r10
+	LONG $0x4f180f41; BYTE $0x20 // prefetcht0 0x20(%r15)
+	LONG $0x000000b9; BYTE $0x00 // movl $0x0, %ecx
+	LONG $0xc94f0f49 // cmovgq %r9, %rcx
+	LONG $0x204b180f // prefetcht0 0x20(%rbx)
 	LONG $0x197d62c4; BYTE $0x16 // vbroadcastsd (%rsi), %ymm10
 	LONG $0x1a107dc5 // vmovupd (%rdx), %ymm11
 	LONG $0x62107dc5; BYTE $0x20 // vmovupd 0x20(%rdx), %ymm12
@@ -2600,19 +3315,19 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb8adc2c4; BYTE $0xc9 // vfmadd231pd %ymm9, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm9) + ymm1
 	LONG $0xb8adc2c4; BYTE $0xc0 // vfmadd231pd %ymm8, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm8) + ymm0
 	QUAD $0x0000008082107dc5 // vmovupd 0x80(%rdx), %ymm8
-	QUAD $0x000000a08a107dc5 // vmovupd 0xa0(%rdx), %ymm9
-	LONG $0x197d62c4; WORD $0x4056 // vbroadcastsd 0x40(%rsi), %ymm10
-	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
-	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x197d62c4; WORD $0x4856 // vbroadcastsd 0x48(%rsi), %ymm10
-	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
-	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x197d62c4; WORD $0x5056 // vbroadcastsd 0x50(%rsi), %ymm10
-	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
-	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x197d62c4; WORD $0x5856 // vbroadcastsd 0x58(%rsi), %ymm10
-	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
-	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
+	LONG $0x197d62c4; WORD $0x404e // vbroadcastsd 0x40(%rsi), %ymm9
+	QUAD $0x000000a092107dc5 // vmovupd 0xa0(%rdx), %ymm10
+	LONG $0xb8b5c2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm9, %ymm7 # ymm7 = (ymm9 * ymm8) + ymm7
+	LONG $0x197d62c4; WORD $0x485e // vbroadcastsd 0x48(%rsi), %ymm11
+	LONG $0xb8adc2c4; BYTE $0xf1 // vfmadd231pd %ymm9, %ymm10, %ymm6 # ymm6 = (ymm10 * ymm9) + ymm6
+	LONG $0xb8a5c2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm11, %ymm5 # ymm5 = (ymm11 * ymm8) + ymm5
+	LONG $0x197d62c4; WORD $0x504e // vbroadcastsd 0x50(%rsi), %ymm9
+	LONG $0xb8adc2c4; BYTE $0xe3 // vfmadd231pd %ymm11, %ymm10, %ymm4 # ymm4 = (ymm10 * ymm11) + ymm4
+	LONG $0xb8b5c2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm9, %ymm3 # ymm3 = (ymm9 * ymm8) + ymm3
+	LONG $0x197d62c4; WORD $0x585e // vbroadcastsd 0x58(%rsi), %ymm11
+	LONG $0xb8adc2c4; BYTE $0xd1 // vfmadd231pd %ymm9, %ymm10, %ymm2 # ymm2 = (ymm10 * ymm9) + ymm2
+	LONG $0xb8a5c2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm11, %ymm1 # ymm1 = (ymm11 * ymm8) + ymm1
+	LONG $0xb8a5c2c4; BYTE $0xc2 // vfmadd231pd %ymm10, %ymm11, %ymm0 # ymm0 = (ymm11 * ymm10) + ymm0
 	QUAD $0x000000c082107dc5 // vmovupd 0xc0(%rdx), %ymm8
 	QUAD $0x000000e08a107dc5 // vmovupd 0xe0(%rdx), %ymm9
 	LONG $0x197d62c4; WORD $0x6056 // vbroadcastsd 0x60(%rsi), %ymm10
@@ -2629,1045 +3344,826 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x00c28148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdx # imm = 0x100
+	WORD $0x014d; BYTE $0xd7 // addq %r10, %r15
+	WORD $0x0148; BYTE $0xcb // addq %rcx, %rbx
 	LONG $0x24548d4d; BYTE $0xfc // leaq -0x4(%r12), %r10
-	WORD $0x014d; BYTE $0xf3 // addq %r14, %r11
+	WORD $0x014c; BYTE $0xd8 // addq %r11, %rax
 	LONG $0x07fc8349 // cmpq $0x7, %r12
-	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
-	LONG $0xfeaa870f; WORD $0xffff // ja 0x3020 <k_mul_panels_64+0xd40>
+	LONG $0xfe7f870f; WORD $0xffff // ja 0x3e00 <k_mul_panels_64+0x1690>
+	QUAD $0x000000a824b48b4c // movq 0xa8(%rsp), %r14
+	LONG $0x30258d4c; WORD $0x0075; BYTE $0x00 // leaq 0x7530(%rip), %r12 # 0xb4c0 <lanes>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
-	LONG $0x02938e0f; WORD $0x0000 // jle 0x3412 <k_mul_panels_64+0x1132>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x00e48e0f; WORD $0x0000 // jle 0x4082 <k_mul_panels_64+0x1912>
 	WORD $0xff49; BYTE $0xc2 // incq %r10
-	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	LONG $0x107d21c4; WORD $0x5a04 // vmovupd (%rdx,%r11,2), %ymm8
-	LONG $0x107d21c4; WORD $0x5a4c; BYTE $0x20 // vmovupd 0x20(%rdx,%r11,2), %ymm9
-	LONG $0x197d22c4; WORD $0x1e14 // vbroadcastsd (%rsi,%r11), %ymm10
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
+	LONG $0x04107dc5; BYTE $0x42 // vmovupd (%rdx,%rax,2), %ymm8
+	LONG $0x4c107dc5; WORD $0x2042 // vmovupd 0x20(%rdx,%rax,2), %ymm9
+	LONG $0x197d62c4; WORD $0x0614 // vbroadcastsd (%rsi,%rax), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xf8 // vfmadd231pd %ymm8, %ymm10, %ymm7 # ymm7 = (ymm10 * ymm8) + ymm7
 	LONG $0xb8b5c2c4; BYTE $0xf2 // vfmadd231pd %ymm10, %ymm9, %ymm6 # ymm6 = (ymm9 * ymm10) + ymm6
-	LONG $0x197d22c4; WORD $0x1e54; BYTE $0x08 // vbroadcastsd 0x8(%rsi,%r11), %ymm10
+	LONG $0x197d62c4; WORD $0x0654; BYTE $0x08 // vbroadcastsd 0x8(%rsi,%rax), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xe8 // vfmadd231pd %ymm8, %ymm10, %ymm5 # ymm5 = (ymm10 * ymm8) + ymm5
 	LONG $0xb8b5c2c4; BYTE $0xe2 // vfmadd231pd %ymm10, %ymm9, %ymm4 # ymm4 = (ymm9 * ymm10) + ymm4
-	LONG $0x197d22c4; WORD $0x1e54; BYTE $0x10 // vbroadcastsd 0x10(%rsi,%r11), %ymm10
+	LONG $0x197d62c4; WORD $0x0654; BYTE $0x10 // vbroadcastsd 0x10(%rsi,%rax), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xd8 // vfmadd231pd %ymm8, %ymm10, %ymm3 # ymm3 = (ymm10 * ymm8) + ymm3
 	LONG $0xb8b5c2c4; BYTE $0xd2 // vfmadd231pd %ymm10, %ymm9, %ymm2 # ymm2 = (ymm9 * ymm10) + ymm2
-	LONG $0x197d22c4; WORD $0x1e54; BYTE $0x18 // vbroadcastsd 0x18(%rsi,%r11), %ymm10
+	LONG $0x197d62c4; WORD $0x0654; BYTE $0x18 // vbroadcastsd 0x18(%rsi,%rax), %ymm10
 	LONG $0xb8adc2c4; BYTE $0xc8 // vfmadd231pd %ymm8, %ymm10, %ymm1 # ymm1 = (ymm10 * ymm8) + ymm1
 	LONG $0xb8adc2c4; BYTE $0xc1 // vfmadd231pd %ymm9, %ymm10, %ymm0 # ymm0 = (ymm10 * ymm9) + ymm0
-	LONG $0x20c38349 // addq $0x20, %r11
+	LONG $0x20c08348 // addq $0x20, %rax
 	WORD $0xff49; BYTE $0xca // decq %r10
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	WORD $0xa377 // ja 0x3190 <k_mul_panels_64+0xeb0>
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x022a840f; WORD $0x0000 // je 0x3421 <k_mul_panels_64+0x1141>
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x3375 // jne 0x3230 <k_mul_panels_64+0xf50>
-	LONG $0x3958c5c5 // vaddpd (%rcx), %ymm7, %ymm7
-	LONG $0x7158cdc5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm6, %ymm6
-	LONG $0x6958d5c5; BYTE $0x40 // vaddpd 0x40(%rcx), %ymm5, %ymm5
-	LONG $0x6158ddc5; BYTE $0x60 // vaddpd 0x60(%rcx), %ymm4, %ymm4
-	QUAD $0x000000809958e5c5 // vaddpd 0x80(%rcx), %ymm3, %ymm3
-	QUAD $0x000000a09158edc5 // vaddpd 0xa0(%rcx), %ymm2, %ymm2
-	QUAD $0x000000c08958f5c5 // vaddpd 0xc0(%rcx), %ymm1, %ymm1
-	QUAD $0x000000e08158fdc5 // vaddpd 0xe0(%rcx), %ymm0, %ymm0
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x5875 // jne 0x3294 <k_mul_panels_64+0xfb4>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xf23b8e0f; WORD $0xffff // jle 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	LONG $0x059a8c0f; WORD $0x0000 // jl 0x37e9 <k_mul_panels_64+0x1509>
-	LONG $0x117dc1c4; WORD $0x007d // vmovupd %ymm7, (%r13)
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x08a3860f; WORD $0x0000 // jbe 0x3b06 <k_mul_panels_64+0x1826>
-	LONG $0x3211fdc5 // vmovupd %ymm6, (%rdx)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xf20f840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	WORD $0xa577 // ja 0x3fc0 <k_mul_panels_64+0x1850>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x7b74 // je 0x40a4 <k_mul_panels_64+0x1934>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117dc1c4; WORD $0xd56c; BYTE $0x00 // vmovupd %ymm5, (%r13,%rdx,8)
-	LONG $0x117dc1c4; WORD $0xd564; BYTE $0x20 // vmovupd %ymm4, 0x20(%r13,%rdx,8)
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xf1f1840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x0008cbe9; BYTE $0x00 // jmp 0x3b5f <k_mul_panels_64+0x187f>
-	LONG $0x3911fdc5 // vmovupd %ymm7, (%rcx)
-	LONG $0x7111fdc5; BYTE $0x20 // vmovupd %ymm6, 0x20(%rcx)
-	LONG $0x6911fdc5; BYTE $0x40 // vmovupd %ymm5, 0x40(%rcx)
-	LONG $0x6111fdc5; BYTE $0x60 // vmovupd %ymm4, 0x60(%rcx)
-	QUAD $0x000000809911fdc5 // vmovupd %ymm3, 0x80(%rcx)
-	QUAD $0x000000a09111fdc5 // vmovupd %ymm2, 0xa0(%rcx)
-	QUAD $0x000000c08911fdc5 // vmovupd %ymm1, 0xc0(%rcx)
-	QUAD $0x000000e08111fdc5 // vmovupd %ymm0, 0xe0(%rcx)
-	LONG $0xfff1b4e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x00049ee9; BYTE $0x00 // jmp 0x3774 <k_mul_panels_64+0x1494>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0xf607850f; WORD $0xffff // jne 0x28ec <k_mul_panels_64+0x60c>
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x06028e0f; WORD $0x0000 // jle 0x38f5 <k_mul_panels_64+0x1615>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	LONG $0x057c8c0f; WORD $0x0000 // jl 0x387f <k_mul_panels_64+0x159f>
-	LONG $0x5865c1c4; WORD $0x005d // vaddpd (%r13), %ymm3, %ymm3
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x05e2840f; WORD $0x0000 // je 0x38f5 <k_mul_panels_64+0x1615>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x586dc1c4; WORD $0xf554; BYTE $0x00 // vaddpd (%r13,%rsi,8), %ymm2, %ymm2
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0x05cd840f; WORD $0x0000 // je 0x38f5 <k_mul_panels_64+0x1615>
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x5875c1c4; WORD $0x354c; BYTE $0x00 // vaddpd (%r13,%rsi), %ymm1, %ymm1
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0x05b7840f; WORD $0x0000 // je 0x38f5 <k_mul_panels_64+0x1615>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x058e8e0f; WORD $0x0000 // jle 0x38de <k_mul_panels_64+0x15fe>
-	LONG $0x2610fdc5 // vmovupd (%rsi), %ymm4
-	LONG $0x000598e9; BYTE $0x00 // jmp 0x38f1 <k_mul_panels_64+0x1611>
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0xe128fdc5 // vmovapd %ymm1, %ymm4
-	LONG $0xc828fdc5 // vmovapd %ymm0, %ymm1
-	LONG $0xe1287dc5 // vmovapd %ymm1, %ymm12
-	LONG $0x6411fdc5; WORD $0x4024 // vmovupd %ymm4, 0x40(%rsp)
-	LONG $0x287d41c4; BYTE $0xf9 // vmovapd %ymm9, %ymm15
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x0107840f; WORD $0x0000 // je 0x3486 <k_mul_panels_64+0x11a6>
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xca28fdc5 // vmovapd %ymm2, %ymm1
-	LONG $0xe528fdc5 // vmovapd %ymm5, %ymm4
-	LONG $0xee28fdc5 // vmovapd %ymm6, %ymm5
-	LONG $0x287d41c4; BYTE $0xe8 // vmovapd %ymm8, %ymm13
-	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
-	LONG $0x017c850f; WORD $0x0000 // jne 0x351b <k_mul_panels_64+0x123b>
-	LONG $0x21581dc5 // vaddpd (%rcx), %ymm12, %ymm12
-	LONG $0x515825c5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm11, %ymm10
-	LONG $0x495835c5; BYTE $0x40 // vaddpd 0x40(%rcx), %ymm9, %ymm9
-	LONG $0x795805c5; BYTE $0x60 // vaddpd 0x60(%rcx), %ymm15, %ymm15
-	QUAD $0x00000080a95815c5 // vaddpd 0x80(%rcx), %ymm13, %ymm13
-	QUAD $0x000000a0b158c5c5 // vaddpd 0xa0(%rcx), %ymm7, %ymm6
-	QUAD $0x000000c0a958d5c5 // vaddpd 0xc0(%rcx), %ymm5, %ymm5
-	QUAD $0x000000e0a158ddc5 // vaddpd 0xe0(%rcx), %ymm4, %ymm4
-	QUAD $0x00000100b1580dc5 // vaddpd 0x100(%rcx), %ymm14, %ymm14
-	QUAD $0x000001209158e5c5 // vaddpd 0x120(%rcx), %ymm3, %ymm2
-	QUAD $0x000001408958f5c5 // vaddpd 0x140(%rcx), %ymm1, %ymm1
-	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
-	QUAD $0x000001608158fdc5 // vaddpd 0x160(%rcx), %ymm0, %ymm0
-	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x000de1e9; BYTE $0x00 // jmp 0x41e9 <k_mul_panels_64+0x1f09>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x000290e9; BYTE $0x00 // jmp 0x36a2 <k_mul_panels_64+0x13c2>
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xfdd6850f; WORD $0xffff // jne 0x31f7 <k_mul_panels_64+0xf17>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xfe068e0f; WORD $0xffff // jle 0x3235 <k_mul_panels_64+0xf55>
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	LONG $0x06388c0f; WORD $0x0000 // jl 0x3a71 <k_mul_panels_64+0x1791>
+	LONG $0x0ca1850f; WORD $0x0000 // jne 0x4ce2 <k_mul_panels_64+0x2572>
 	LONG $0x5845c1c4; WORD $0x007d // vaddpd (%r13), %ymm7, %ymm7
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x08b4860f; WORD $0x0000 // jbe 0x3d01 <k_mul_panels_64+0x1a21>
-	LONG $0x3258cdc5 // vaddpd (%rdx), %ymm6, %ymm6
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xfdda840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
+	LONG $0x584dc1c4; WORD $0x2075 // vaddpd 0x20(%r13), %ymm6, %ymm6
+	LONG $0x5855c1c4; WORD $0x406d // vaddpd 0x40(%r13), %ymm5, %ymm5
+	LONG $0x585dc1c4; WORD $0x6065 // vaddpd 0x60(%r13), %ymm4, %ymm4
+	QUAD $0x0000809d5865c1c4; BYTE $0x00 // vaddpd 0x80(%r13), %ymm3, %ymm3
+	QUAD $0x0000a095586dc1c4; BYTE $0x00 // vaddpd 0xa0(%r13), %ymm2, %ymm2
+	QUAD $0x0000c08d5875c1c4; BYTE $0x00 // vaddpd 0xc0(%r13), %ymm1, %ymm1
+	QUAD $0x0000e085587dc1c4; BYTE $0x00 // vaddpd 0xe0(%r13), %ymm0, %ymm0
+	LONG $0x000c60e9; BYTE $0x00 // jmp 0x4ce2 <k_mul_panels_64+0x2572>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x8575 // jne 0x4029 <k_mul_panels_64+0x18b9>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107d41c4; WORD $0xd544; BYTE $0x00 // vmovupd (%r13,%rdx,8), %ymm8
-	LONG $0x107d41c4; WORD $0xd54c; BYTE $0x20 // vmovupd 0x20(%r13,%rdx,8), %ymm9
-	WORD $0x01b2 // movb $0x1, %dl
+	LONG $0x0c248e0f; WORD $0x0000 // jle 0x4ce2 <k_mul_panels_64+0x2572>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x04fb8349 // cmpq $0x4, %r11
+	LONG $0x05488c0f; WORD $0x0000 // jl 0x4615 <k_mul_panels_64+0x1ea5>
+	LONG $0x3a58c5c5 // vaddpd (%rdx), %ymm7, %ymm7
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x070d860f; WORD $0x0000 // jbe 0x47ec <k_mul_panels_64+0x207c>
+	LONG $0x3058cdc5 // vaddpd (%rax), %ymm6, %ymm6
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0x0bf3840f; WORD $0x0000 // je 0x4ce2 <k_mul_panels_64+0x2572>
+	LONG $0x04107dc5; BYTE $0xca // vmovupd (%rdx,%rcx,8), %ymm8
+	LONG $0x4c107dc5; WORD $0x20ca // vmovupd 0x20(%rdx,%rcx,8), %ymm9
+	WORD $0x01b0 // movb $0x1, %al
 	LONG $0xed58bdc5 // vaddpd %ymm5, %ymm8, %ymm5
 	LONG $0xe458b5c5 // vaddpd %ymm4, %ymm9, %ymm4
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfdb4840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
-	LONG $0x0008e0e9; BYTE $0x00 // jmp 0x3d66 <k_mul_panels_64+0x1a86>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xca28fdc5 // vmovapd %ymm2, %ymm1
-	LONG $0xe528fdc5 // vmovapd %ymm5, %ymm4
-	LONG $0xee28fdc5 // vmovapd %ymm6, %ymm5
-	LONG $0x287d41c4; BYTE $0xe8 // vmovapd %ymm8, %ymm13
-	LONG $0x287d41c4; BYTE $0xca // vmovapd %ymm10, %ymm9
-	WORD $0x7a7e // jle 0x3520 <k_mul_panels_64+0x1240>
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0xd328fdc5 // vmovapd %ymm3, %ymm2
-	LONG $0xf728fdc5 // vmovapd %ymm7, %ymm6
-	LONG $0x287d41c4; BYTE $0xd3 // vmovapd %ymm11, %ymm10
-	LONG $0x05588e0f; WORD $0x0000 // jle 0x3a15 <k_mul_panels_64+0x1735>
-	LONG $0x581d41c4; WORD $0x0065 // vaddpd (%r13), %ymm12, %ymm12
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	LONG $0x06df820f; WORD $0x0000 // jb 0x3bac <k_mul_panels_64+0x18cc>
-	LONG $0x582d41c4; WORD $0x2055 // vaddpd 0x20(%r13), %ymm10, %ymm10
-	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	LONG $0x0ab2860f; WORD $0x0000 // jbe 0x3f93 <k_mul_panels_64+0x1cb3>
-	LONG $0x0a5835c5 // vaddpd (%rdx), %ymm9, %ymm9
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x0cfa840f; WORD $0x0000 // je 0x41e9 <k_mul_panels_64+0x1f09>
-	LONG $0x287d41c4; BYTE $0xdc // vmovapd %ymm12, %ymm11
-	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107d41c4; WORD $0xd564; BYTE $0x00 // vmovupd (%r13,%rdx,8), %ymm12
-	LONG $0x107d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd 0x20(%r13,%rdx,8), %ymm13
-	LONG $0x107d41c4; WORD $0xd574; BYTE $0x40 // vmovupd 0x40(%r13,%rdx,8), %ymm14
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x000988e9; BYTE $0x00 // jmp 0x3ea3 <k_mul_panels_64+0x1bc3>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0xd328fdc5 // vmovapd %ymm3, %ymm2
-	LONG $0xf728fdc5 // vmovapd %ymm7, %ymm6
-	LONG $0x287d41c4; BYTE $0xd3 // vmovapd %ymm11, %ymm10
-	LONG $0x000cb7e9; BYTE $0x00 // jmp 0x41e9 <k_mul_panels_64+0x1f09>
-	LONG $0x197de2c4; WORD $0x005d // vbroadcastsd (%rbp), %ymm3
-	LONG $0xb8e5e2c4; BYTE $0x16 // vfmadd231pd (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb8e5e2c4; WORD $0x204e // vfmadd231pd 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb8e5e2c4; WORD $0x4046 // vfmadd231pd 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x24548d4d; BYTE $0xff // leaq -0x1(%r12), %r10
-	LONG $0x08c58348 // addq $0x8, %rbp
-	LONG $0x60c68348 // addq $0x60, %rsi
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x4a74 // je 0x35a6 <k_mul_panels_64+0x12c6>
-	WORD $0xff49; BYTE $0xca // decq %r10
-	BYTE $0x90 // nop
-	LONG $0x197de2c4; WORD $0x005d // vbroadcastsd (%rbp), %ymm3
-	LONG $0xb8e5e2c4; BYTE $0x16 // vfmadd231pd (%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	LONG $0xb8e5e2c4; WORD $0x204e // vfmadd231pd 0x20(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	LONG $0xb8e5e2c4; WORD $0x4046 // vfmadd231pd 0x40(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x197de2c4; WORD $0x085d // vbroadcastsd 0x8(%rbp), %ymm3
-	LONG $0xb8e5e2c4; WORD $0x6056 // vfmadd231pd 0x60(%rsi), %ymm3, %ymm2 # ymm2 = (ymm3 * mem) + ymm2
-	QUAD $0x0000808eb8e5e2c4; BYTE $0x00 // vfmadd231pd 0x80(%rsi), %ymm3, %ymm1 # ymm1 = (ymm3 * mem) + ymm1
-	QUAD $0x0000a086b8e5e2c4; BYTE $0x00 // vfmadd231pd 0xa0(%rsi), %ymm3, %ymm0 # ymm0 = (ymm3 * mem) + ymm0
-	LONG $0x10c58348 // addq $0x10, %rbp
-	LONG $0xc0c68148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rsi
-	LONG $0xfec28349 // addq $-0x2, %r10
-	WORD $0xba72 // jb 0x3560 <k_mul_panels_64+0x1280>
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0x0738850f; WORD $0x0000 // jne 0x4848 <k_mul_panels_64+0x20d8>
+	LONG $0x000bcde9; BYTE $0x00 // jmp 0x4ce2 <k_mul_panels_64+0x2572>
+	WORD $0x8948; BYTE $0xd8 // movq %rbx, %rax
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	WORD $0x5672 // jb 0x4174 <k_mul_panels_64+0x1a04>
+	WORD $0xff48; BYTE $0xc8 // decq %rax
+	WORD $0xc931 // xorl %ecx, %ecx
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x197dc2c4; WORD $0x090c // vbroadcastsd (%r9,%rcx), %ymm1
+	LONG $0x98fde2c4; WORD $0x8f0c // vfmadd132pd (%rdi,%rcx,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0944; BYTE $0x08 // vbroadcastsd 0x8(%r9,%rcx), %ymm0
+	LONG $0x98f5e2c4; WORD $0x8f44; BYTE $0x20 // vfmadd132pd 0x20(%rdi,%rcx,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x197dc2c4; WORD $0x094c; BYTE $0x10 // vbroadcastsd 0x10(%r9,%rcx), %ymm1
+	LONG $0x98fde2c4; WORD $0x8f4c; BYTE $0x40 // vfmadd132pd 0x40(%rdi,%rcx,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
+	LONG $0x197dc2c4; WORD $0x0944; BYTE $0x18 // vbroadcastsd 0x18(%r9,%rcx), %ymm0
+	LONG $0x98f5e2c4; WORD $0x8f44; BYTE $0x60 // vfmadd132pd 0x60(%rdi,%rcx,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
+	LONG $0x20c18348 // addq $0x20, %rcx
+	LONG $0xfcc08348 // addq $-0x4, %rax
+	LONG $0xfef88348 // cmpq $-0x2, %rax
+	WORD $0xbc72 // jb 0x4130 <k_mul_panels_64+0x19c0>
 	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	WORD $0x3574 // je 0x35e6 <k_mul_panels_64+0x1306>
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x2e74 // je 0x41ad <k_mul_panels_64+0x1a3d>
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x0e75 // jne 0x35ca <k_mul_panels_64+0x12ea>
-	LONG $0x1158edc5 // vaddpd (%rcx), %ymm2, %ymm2
-	LONG $0x4958f5c5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm1, %ymm1
-	LONG $0x4158fdc5; BYTE $0x40 // vaddpd 0x40(%rcx), %ymm0, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x06c5850f; WORD $0x0000 // jne 0x3c9a <k_mul_panels_64+0x19ba>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x068a8f0f; WORD $0x0000 // jg 0x3c6b <k_mul_panels_64+0x198b>
-	LONG $0xffee9ae9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x02688e0f; WORD $0x0000 // jle 0x385f <k_mul_panels_64+0x157f>
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x04428e0f; WORD $0x0000 // jle 0x3a43 <k_mul_panels_64+0x1763>
-	LONG $0x586dc1c4; WORD $0x0055 // vaddpd (%r13), %ymm2, %ymm2
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x0614860f; WORD $0x0000 // jbe 0x3c25 <k_mul_panels_64+0x1945>
-	LONG $0x5875c1c4; WORD $0x204d // vaddpd 0x20(%r13), %ymm1, %ymm1
-	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	LONG $0x09c0860f; WORD $0x0000 // jbe 0x3fe5 <k_mul_panels_64+0x1d05>
-	LONG $0x1a10fdc5 // vmovupd (%rdx), %ymm3
-	LONG $0xc058e5c5 // vaddpd %ymm0, %ymm3, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x0633840f; WORD $0x0000 // je 0x3c6b <k_mul_panels_64+0x198b>
-	LONG $0x00065de9; BYTE $0x00 // jmp 0x3c9a <k_mul_panels_64+0x19ba>
-	LONG $0x197dc2c4; BYTE $0x12 // vbroadcastsd (%r10), %ymm2
-	LONG $0xb8ede2c4; BYTE $0x0e // vfmadd231pd (%rsi), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8ede2c4; WORD $0x2046 // vfmadd231pd 0x20(%rsi), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x245c8d4d; BYTE $0xff // leaq -0x1(%r12), %r11
-	LONG $0x08c28349 // addq $0x8, %r10
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x4274 // je 0x36a2 <k_mul_panels_64+0x13c2>
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x197d82c4; WORD $0x3214 // vbroadcastsd (%r10,%r14), %ymm2
-	LONG $0xb8eda2c4; WORD $0xf60c // vfmadd231pd (%rsi,%r14,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8eda2c4; WORD $0xf644; BYTE $0x20 // vfmadd231pd 0x20(%rsi,%r14,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x197d82c4; WORD $0x3254; BYTE $0x08 // vbroadcastsd 0x8(%r10,%r14), %ymm2
-	LONG $0xb8eda2c4; WORD $0xf64c; BYTE $0x40 // vfmadd231pd 0x40(%rsi,%r14,8), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
-	LONG $0xb8eda2c4; WORD $0xf644; BYTE $0x60 // vfmadd231pd 0x60(%rsi,%r14,8), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
-	LONG $0x10c68349 // addq $0x10, %r14
-	LONG $0xfec38349 // addq $-0x2, %r11
-	WORD $0xce72 // jb 0x3670 <k_mul_panels_64+0x1390>
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	WORD $0x2b74 // je 0x36d8 <k_mul_panels_64+0x13f8>
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x0975 // jne 0x36bc <k_mul_panels_64+0x13dc>
-	LONG $0x0958f5c5 // vaddpd (%rcx), %ymm1, %ymm1
-	LONG $0x4158fdc5; BYTE $0x20 // vaddpd 0x20(%rcx), %ymm0, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x073b850f; WORD $0x0000 // jne 0x3e02 <k_mul_panels_64+0x1b22>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x070e8f0f; WORD $0x0000 // jg 0x3de1 <k_mul_panels_64+0x1b01>
-	LONG $0xffeda8e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x018b8e0f; WORD $0x0000 // jle 0x386f <k_mul_panels_64+0x158f>
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x03ea8e0f; WORD $0x0000 // jle 0x3ad8 <k_mul_panels_64+0x17f8>
-	LONG $0x5875c1c4; WORD $0x004d // vaddpd (%r13), %ymm1, %ymm1
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	LONG $0x06b9860f; WORD $0x0000 // jbe 0x3dbb <k_mul_panels_64+0x1adb>
-	LONG $0x1210fdc5 // vmovupd (%rdx), %ymm2
-	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x06cc840f; WORD $0x0000 // je 0x3de1 <k_mul_panels_64+0x1b01>
-	LONG $0x0006e8e9; BYTE $0x00 // jmp 0x3e02 <k_mul_panels_64+0x1b22>
-	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	WORD $0x5172 // jb 0x3774 <k_mul_panels_64+0x1494>
-	WORD $0xff49; BYTE $0xcb // decq %r11
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x197d82c4; WORD $0x320c // vbroadcastsd (%r10,%r14), %ymm1
-	LONG $0x98fda2c4; WORD $0xb60c // vfmadd132pd (%rsi,%r14,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x197d82c4; WORD $0x3244; BYTE $0x08 // vbroadcastsd 0x8(%r10,%r14), %ymm0
-	LONG $0x98f5a2c4; WORD $0xb644; BYTE $0x20 // vfmadd132pd 0x20(%rsi,%r14,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x197d82c4; WORD $0x324c; BYTE $0x10 // vbroadcastsd 0x10(%r10,%r14), %ymm1
-	LONG $0x98fda2c4; WORD $0xb64c; BYTE $0x40 // vfmadd132pd 0x40(%rsi,%r14,4), %ymm0, %ymm1 # ymm1 = (ymm1 * mem) + ymm0
-	LONG $0x197d82c4; WORD $0x3244; BYTE $0x18 // vbroadcastsd 0x18(%r10,%r14), %ymm0
-	LONG $0x98f5a2c4; WORD $0xb644; BYTE $0x60 // vfmadd132pd 0x60(%rsi,%r14,4), %ymm1, %ymm0 # ymm0 = (ymm0 * mem) + ymm1
-	LONG $0x20c68349 // addq $0x20, %r14
-	LONG $0xfcc38349 // addq $-0x4, %r11
-	LONG $0xfefb8349 // cmpq $-0x2, %r11
-	WORD $0xbc72 // jb 0x3730 <k_mul_panels_64+0x1450>
-	LONG $0x01fa8348 // cmpq $0x1, %rdx
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	WORD $0x1774 // je 0x3796 <k_mul_panels_64+0x14b6>
-	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x2d75 // jne 0x37b2 <k_mul_panels_64+0x14d2>
-	LONG $0x0158fdc5 // vaddpd (%rcx), %ymm0, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xecde850f; WORD $0xffff // jne 0x2472 <k_mul_panels_64+0x192>
-	WORD $0x27eb // jmp 0x37bd <k_mul_panels_64+0x14dd>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0x00ad8e0f; WORD $0x0000 // jle 0x384f <k_mul_panels_64+0x156f>
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	LONG $0x023b8c0f; WORD $0x0000 // jl 0x39e7 <k_mul_panels_64+0x1707>
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	WORD $0x6275 // jne 0x41f1 <k_mul_panels_64+0x1a81>
 	LONG $0x587dc1c4; WORD $0x0045 // vaddpd (%r13), %ymm0, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xecb5850f; WORD $0xffff // jne 0x2472 <k_mul_panels_64+0x192>
-	LONG $0x247c8348; WORD $0x0018 // cmpq $0x0, 0x18(%rsp)
-	LONG $0xecb78e0f; WORD $0xffff // jle 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	LONG $0x06248d0f; WORD $0x0000 // jge 0x3df7 <k_mul_panels_64+0x1b17>
-	WORD $0xf749; BYTE $0xd8 // negq %r8
-	LONG $0x23158d48; WORD $0x0073; BYTE $0x00 // leaq 0x7323(%rip), %rdx # 0xab00 <lanes>
-	LONG $0x257da2c4; WORD $0x824c; BYTE $0x20 // vpmovsxdq 0x20(%rdx,%r8,4), %ymm1
-	LONG $0x000664e9; BYTE $0x00 // jmp 0x3e4d <k_mul_panels_64+0x1b6d>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x28358d48; WORD $0x0073; BYTE $0x00 // leaq 0x7328(%rip), %rsi # 0xab20 <lanes+0x20>
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257d62c4; BYTE $0x06 // vpmovsxdq (%rsi), %ymm8
-	LONG $0x2f3dc2c4; WORD $0x007d // vmaskmovpd %ymm7, %ymm8, (%r13)
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xeb158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72eb(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x257dc2c4; WORD $0xb27c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm7
-	LONG $0x2f45c2c4; WORD $0x2075 // vmaskmovpd %ymm6, %ymm7, 0x20(%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xec54840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0xcd158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x72cd(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257de2c4; WORD $0x2076 // vpmovsxdq 0x20(%rsi), %ymm6
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x2f4dc2c4; WORD $0xf56c; BYTE $0x00 // vmaskmovpd %ymm5, %ymm6, (%r13,%rsi,8)
-	LONG $0x0002eee9; BYTE $0x00 // jmp 0x3b3d <k_mul_panels_64+0x185d>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xec26840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0xffec13e9; BYTE $0xff // jmp 0x2472 <k_mul_panels_64+0x192>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xec16840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x00042be9; BYTE $0x00 // jmp 0x3c9a <k_mul_panels_64+0x19ba>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xec06840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x000583e9; BYTE $0x00 // jmp 0x3e02 <k_mul_panels_64+0x1b22>
-	LONG $0x7a358d48; WORD $0x0072; BYTE $0x00 // leaq 0x727a(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
-	LONG $0x2d5dc2c4; WORD $0x0065 // vmaskmovpd (%r13), %ymm4, %ymm4
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0xe845850f; WORD $0xffff // jne 0x29ed <k_mul_panels_64+0x27d>
+	LONG $0x0002a3e9; BYTE $0x00 // jmp 0x4450 <k_mul_panels_64+0x1ce0>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x00b28e0f; WORD $0x0000 // jle 0x427c <k_mul_panels_64+0x1b0c>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x02558c0f; WORD $0x0000 // jl 0x442e <k_mul_panels_64+0x1cbe>
+	LONG $0x0158fdc5 // vaddpd (%rcx), %ymm0, %ymm0
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0xe801850f; WORD $0xffff // jne 0x29ed <k_mul_panels_64+0x27d>
+	LONG $0x00025fe9; BYTE $0x00 // jmp 0x4450 <k_mul_panels_64+0x1ce0>
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0x024c840f; WORD $0x0000 // je 0x4450 <k_mul_panels_64+0x1ce0>
+	LONG $0xffe7e4e9; BYTE $0xff // jmp 0x29ed <k_mul_panels_64+0x27d>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257de2c4; WORD $0x2041 // vpmovsxdq 0x20(%rcx), %ymm0
+	LONG $0x2f7d62c4; BYTE $0x1a // vmaskmovpd %ymm11, %ymm0, (%rdx)
+	LONG $0x204a8d48 // leaq 0x20(%rdx), %rcx
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x257dc2c4; WORD $0x8444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2f7d62c4; BYTE $0x11 // vmaskmovpd %ymm10, %ymm0, (%rcx)
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c44; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x2f7d62c4; WORD $0x407a // vmaskmovpd %ymm15, %ymm0, 0x40(%rdx)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xe7a5840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0xca0c8d48 // leaq (%rdx,%rcx,8), %rcx
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0x04038e0f; WORD $0x0000 // jle 0x4676 <k_mul_panels_64+0x1f06>
+	LONG $0x09117dc5 // vmovupd %ymm9, (%rcx)
+	LONG $0x00041ce9; BYTE $0x00 // jmp 0x4698 <k_mul_panels_64+0x1f28>
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0xe762850f; WORD $0xffff // jne 0x29ed <k_mul_panels_64+0x27d>
+	LONG $0xffe770e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xe75c840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x00026de9; BYTE $0x00 // jmp 0x4516 <k_mul_panels_64+0x1da6>
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0xe748840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x0004e1e9; BYTE $0x00 // jmp 0x479e <k_mul_panels_64+0x202e>
+	LONG $0x257dc2c4; WORD $0x8464; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm4
+	LONG $0x2d5de2c4; BYTE $0x22 // vmaskmovpd (%rdx), %ymm4, %ymm4
 	LONG $0xdb58ddc5 // vaddpd %ymm3, %ymm4, %ymm3
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x5874 // je 0x38f5 <k_mul_panels_64+0x1615>
-	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x2d5d82c4; WORD $0xd564; BYTE $0x00 // vmaskmovpd (%r13,%r10,8), %ymm4, %ymm4
+	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	WORD $0x6074 // je 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x257dc2c4; WORD $0x8464; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm4
+	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x2d5dc2c4; WORD $0xd324 // vmaskmovpd (%r11,%rdx,8), %ymm4, %ymm4
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xd258ddc5 // vaddpd %ymm2, %ymm4, %ymm2
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x3c74 // je 0x38f5 <k_mul_panels_64+0x1615>
-	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x2d5dc2c4; WORD $0x3564; BYTE $0x00 // vmaskmovpd (%r13,%rsi), %ymm4, %ymm4
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	WORD $0x3c74 // je 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x257dc2c4; WORD $0x8464; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm4
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x2d5dc2c4; WORD $0x1324 // vmaskmovpd (%r11,%rdx), %ymm4, %ymm4
+	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0xc958ddc5 // vaddpd %ymm1, %ymm4, %ymm1
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	WORD $0x1f74 // je 0x38f5 <k_mul_panels_64+0x1615>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x1b158d4c; WORD $0x0072; BYTE $0x00 // leaq 0x721b(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x257dc2c4; WORD $0x9264; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm4
-	LONG $0x2d5de2c4; BYTE $0x26 // vmaskmovpd (%rsi), %ymm4, %ymm4
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x1874 // je 0x4338 <k_mul_panels_64+0x1bc8>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x257dc2c4; WORD $0x8464; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm4
+	LONG $0x2d5de2c4; BYTE $0x21 // vmaskmovpd (%rcx), %ymm4, %ymm4
 	LONG $0xc058ddc5 // vaddpd %ymm0, %ymm4, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x6475 // jne 0x3960 <k_mul_panels_64+0x1680>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xeb7b8e0f; WORD $0xffff // jle 0x2480 <k_mul_panels_64+0x1a0>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x677c // jl 0x3978 <k_mul_panels_64+0x1698>
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x50788348; BYTE $0x01 // cmpq $0x1, 0x50(%rax)
+	WORD $0x6f75 // jne 0x43b3 <k_mul_panels_64+0x1c43>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xe6b08e0f; WORD $0xffff // jle 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	WORD $0x6f7c // jl 0x43d0 <k_mul_panels_64+0x1c60>
+	LONG $0x1a11fdc5 // vmovupd %ymm3, (%rdx)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xe68f840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x1411fdc5; BYTE $0xca // vmovupd %ymm2, (%rdx,%rcx,8)
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xe679840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x0c11fdc5; BYTE $0x0a // vmovupd %ymm1, (%rdx,%rcx)
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0xe663840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24540348; BYTE $0x70 // addq 0x70(%rsp), %rdx
+	LONG $0x247c8348; WORD $0x0308 // cmpq $0x3, 0x8(%rsp)
+	LONG $0x042d8e0f; WORD $0x0000 // jle 0x47db <k_mul_panels_64+0x206b>
+	LONG $0x0003e2e9; BYTE $0x00 // jmp 0x4795 <k_mul_panels_64+0x2025>
 	LONG $0x117dc1c4; WORD $0x005d // vmovupd %ymm3, (%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xeb5f840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x117dc1c4; WORD $0xf554; BYTE $0x00 // vmovupd %ymm2, (%r13,%rsi,8)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xeb4a840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x117dc1c4; WORD $0x354c; BYTE $0x00 // vmovupd %ymm1, (%r13,%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xeb34840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x08128e0f; WORD $0x0000 // jle 0x416d <k_mul_panels_64+0x1e8d>
-	LONG $0x000497e9; BYTE $0x00 // jmp 0x3df7 <k_mul_panels_64+0x1b17>
-	LONG $0x1911fdc5 // vmovupd %ymm3, (%rcx)
-	LONG $0x5111fdc5; BYTE $0x20 // vmovupd %ymm2, 0x20(%rcx)
-	LONG $0x4911fdc5; BYTE $0x40 // vmovupd %ymm1, 0x40(%rcx)
-	LONG $0x4111fdc5; BYTE $0x60 // vmovupd %ymm0, 0x60(%rcx)
-	LONG $0xffeb08e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x81358d48; WORD $0x0071; BYTE $0x00 // leaq 0x7181(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x257de2c4; WORD $0x9664; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm4
-	LONG $0x2f5dc2c4; WORD $0x005d // vmaskmovpd %ymm3, %ymm4, (%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xeaea840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x63358d48; WORD $0x0071; BYTE $0x00 // leaq 0x7163(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x257de2c4; WORD $0x965c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm3
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x2f65c2c4; WORD $0xf554; BYTE $0x00 // vmaskmovpd %ymm2, %ymm3, (%r13,%rsi,8)
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xeac7840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x40358d48; WORD $0x0071; BYTE $0x00 // leaq 0x7140(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x257de2c4; WORD $0x9654; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm2
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	LONG $0x2f6dc2c4; WORD $0x354c; BYTE $0x00 // vmaskmovpd %ymm1, %ymm2, (%r13,%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xeaa3840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x000786e9; BYTE $0x00 // jmp 0x416d <k_mul_panels_64+0x1e8d>
-	WORD $0x894c; BYTE $0xc2 // movq %r8, %rdx
-	WORD $0xf748; BYTE $0xda // negq %rdx
-	LONG $0x0c358d48; WORD $0x0071; BYTE $0x00 // leaq 0x710c(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x257de2c4; WORD $0x964c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm1
-	LONG $0x2d75c2c4; WORD $0x004d // vmaskmovpd (%r13), %ymm1, %ymm1
+	LONG $0x117dc1c4; WORD $0x2055 // vmovupd %ymm2, 0x20(%r13)
+	LONG $0x117dc1c4; WORD $0x404d // vmovupd %ymm1, 0x40(%r13)
+	LONG $0x117dc1c4; WORD $0x6045 // vmovupd %ymm0, 0x60(%r13)
+	LONG $0xffe630e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x257dc2c4; WORD $0x8464; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm4
+	LONG $0x2f5de2c4; BYTE $0x1a // vmaskmovpd %ymm3, %ymm4, (%rdx)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xe618840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x257dc2c4; WORD $0x845c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm3
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2f65e2c4; WORD $0xca14 // vmaskmovpd %ymm2, %ymm3, (%rdx,%rcx,8)
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xe5fa840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x257dc2c4; WORD $0x8454; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm2
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x2f6de2c4; WORD $0x0a0c // vmaskmovpd %ymm1, %ymm2, (%rdx,%rcx)
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0xe5dc840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24540348; BYTE $0x70 // addq 0x70(%rsp), %rdx
+	LONG $0x0003ade9; BYTE $0x00 // jmp 0x47db <k_mul_panels_64+0x206b>
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x257dc2c4; WORD $0x844c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm1
+	LONG $0x2d75e2c4; BYTE $0x09 // vmaskmovpd (%rcx), %ymm1, %ymm1
 	LONG $0xc058f5c5 // vaddpd %ymm0, %ymm1, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xea62850f; WORD $0xffff // jne 0x2472 <k_mul_panels_64+0x192>
-	LONG $0xfffda8e9; BYTE $0xff // jmp 0x37bd <k_mul_panels_64+0x14dd>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xdc158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x70dc(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257de2c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm0
-	LONG $0x2d7dc2c4; WORD $0x0045 // vmaskmovpd (%r13), %ymm0, %ymm0
-	LONG $0xd8581dc5 // vaddpd %ymm0, %ymm12, %ymm11
-	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x000179e9; BYTE $0x00 // jmp 0x3bbc <k_mul_panels_64+0x18dc>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xae158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x70ae(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257de2c4; WORD $0x205e // vpmovsxdq 0x20(%rsi), %ymm3
-	LONG $0x2d65c2c4; WORD $0x005d // vmaskmovpd (%r13), %ymm3, %ymm3
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	LONG $0xe59d850f; WORD $0xffff // jne 0x29ed <k_mul_panels_64+0x27d>
+	QUAD $0x000000a024bc8348; BYTE $0x00 // cmpq $0x0, 0xa0(%rsp)
+	LONG $0xe5a18e0f; WORD $0xffff // jle 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	WORD $0x097c // jl 0x4473 <k_mul_panels_64+0x1d03>
+	LONG $0x0111fdc5 // vmovupd %ymm0, (%rcx)
+	LONG $0xffe58de9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	LONG $0x257dc2c4; WORD $0x844c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm1
+	LONG $0x2f75e2c4; BYTE $0x01 // vmaskmovpd %ymm0, %ymm1, (%rcx)
+	LONG $0xffe579e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257de2c4; WORD $0x2059 // vpmovsxdq 0x20(%rcx), %ymm3
+	LONG $0x2d65e2c4; BYTE $0x1a // vmaskmovpd (%rdx), %ymm3, %ymm3
 	LONG $0xd258e5c5 // vaddpd %ymm2, %ymm3, %ymm2
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x0001bfe9; BYTE $0x00 // jmp 0x3c30 <k_mul_panels_64+0x1950>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xa0358d48; WORD $0x0070; BYTE $0x00 // leaq 0x70a0(%rip), %rsi # 0xab20 <lanes+0x20>
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257d62c4; BYTE $0x06 // vpmovsxdq (%rsi), %ymm8
-	LONG $0x2d3d42c4; WORD $0x0045 // vmaskmovpd (%r13), %ymm8, %ymm8
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x63158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7063(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x257d42c4; WORD $0xb24c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm9
-	LONG $0x2d3542c4; WORD $0x204d // vmaskmovpd 0x20(%r13), %ymm9, %ymm9
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c5c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm3
+	LONG $0x2d65e2c4; BYTE $0x18 // vmaskmovpd (%rax), %ymm3, %ymm3
+	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
+	LONG $0x40428d48 // leaq 0x40(%rdx), %rax
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c5c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm3
+	LONG $0x2d65e2c4; BYTE $0x18 // vmaskmovpd (%rax), %ymm3, %ymm3
+	LONG $0xc058e5c5 // vaddpd %ymm0, %ymm3, %ymm0
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	WORD $0x2f75 // jne 0x4516 <k_mul_panels_64+0x1da6>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	WORD $0x3b7e // jle 0x452d <k_mul_panels_64+0x1dbd>
+	LONG $0x1211fdc5 // vmovupd %ymm2, (%rdx)
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	WORD $0x4a76 // jbe 0x4546 <k_mul_panels_64+0x1dd6>
+	LONG $0x4a11fdc5; BYTE $0x20 // vmovupd %ymm1, 0x20(%rdx)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x0bfb8349 // cmpq $0xb, %r11
+	LONG $0x0286870f; WORD $0x0000 // ja 0x4795 <k_mul_panels_64+0x2025>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	WORD $0x4ceb // jmp 0x4562 <k_mul_panels_64+0x1df2>
+	LONG $0x117dc1c4; WORD $0x0055 // vmovupd %ymm2, (%r13)
+	LONG $0x117dc1c4; WORD $0x204d // vmovupd %ymm1, 0x20(%r13)
+	LONG $0x117dc1c4; WORD $0x4045 // vmovupd %ymm0, 0x40(%r13)
+	LONG $0xffe4d3e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257de2c4; WORD $0x2059 // vpmovsxdq 0x20(%rcx), %ymm3
+	LONG $0x2f65e2c4; BYTE $0x12 // vmaskmovpd %ymm2, %ymm3, (%rdx)
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c54; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm2
+	LONG $0x2f6de2c4; BYTE $0x08 // vmaskmovpd %ymm1, %ymm2, (%rax)
+	LONG $0x40c28348 // addq $0x40, %rdx
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x00026ce9; BYTE $0x00 // jmp 0x47d8 <k_mul_panels_64+0x2068>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257de2c4; WORD $0x2041 // vpmovsxdq 0x20(%rcx), %ymm0
+	LONG $0x2d7de2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm0, %ymm0
+	LONG $0xd85825c5 // vaddpd %ymm0, %ymm11, %ymm11
+	LONG $0x204a8d48 // leaq 0x20(%rdx), %rcx
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x257dc2c4; WORD $0x8444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2d7de2c4; BYTE $0x01 // vmaskmovpd (%rcx), %ymm0, %ymm0
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257d42c4; WORD $0x8c64; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm12
+	LONG $0x2d1d62c4; WORD $0x4062 // vmaskmovpd 0x40(%rdx), %ymm12, %ymm12
+	LONG $0xd0582dc5 // vaddpd %ymm0, %ymm10, %ymm10
+	LONG $0x581d41c4; BYTE $0xff // vaddpd %ymm15, %ymm12, %ymm15
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xf47b840f; WORD $0xffff // je 0x3a46 <k_mul_panels_64+0x12d6>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0xca0c8d48 // leaq (%rdx,%rcx,8), %rcx
+	LONG $0xf1297dc5 // vmovapd %ymm14, %ymm1
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0x02a88e0f; WORD $0x0000 // jle 0x488a <k_mul_panels_64+0x211a>
+	LONG $0x21107dc5 // vmovupd (%rcx), %ymm12
+	LONG $0x0002c1e9; BYTE $0x00 // jmp 0x48ac <k_mul_panels_64+0x213c>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257de2c4; WORD $0x2051 // vpmovsxdq 0x20(%rcx), %ymm2
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x2d6de2c4; BYTE $0x12 // vmaskmovpd (%rdx), %ymm2, %ymm2
+	LONG $0xc958edc5 // vaddpd %ymm1, %ymm2, %ymm1
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x000144e9; BYTE $0x00 // jmp 0x4759 <k_mul_panels_64+0x1fe9>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0xbc0d8d48; WORD $0x006e; BYTE $0x00 // leaq 0x6ebc(%rip), %rcx # 0xb4e0 <lanes+0x20>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257d62c4; BYTE $0x01 // vpmovsxdq (%rcx), %ymm8
+	LONG $0x2d3d62c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm8, %ymm8
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257d42c4; WORD $0x8c4c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm9
+	LONG $0x2d3562c4; WORD $0x204a // vmaskmovpd 0x20(%rdx), %ymm9, %ymm9
 	LONG $0xff58bdc5 // vaddpd %ymm7, %ymm8, %ymm7
 	LONG $0xf658b5c5 // vaddpd %ymm6, %ymm9, %ymm6
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xf779840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0x0688840f; WORD $0x0000 // je 0x4ce2 <k_mul_panels_64+0x2572>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257d62c4; WORD $0x2041 // vpmovsxdq 0x20(%rcx), %ymm8
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2d3d62c4; WORD $0xca04 // vmaskmovpd (%rdx,%rcx,8), %ymm8, %ymm8
+	LONG $0x0001a4e9; BYTE $0x00 // jmp 0x481a <k_mul_panels_64+0x20aa>
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257d62c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm8
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x2d3d42c4; WORD $0xf544; BYTE $0x00 // vmaskmovpd (%r13,%rsi,8), %ymm8, %ymm8
-	LONG $0x000264e9; BYTE $0x00 // jmp 0x3d3c <k_mul_panels_64+0x1a5c>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x19158d4c; WORD $0x0070; BYTE $0x00 // leaq 0x7019(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257de2c4; WORD $0x2056 // vpmovsxdq 0x20(%rsi), %ymm2
-	LONG $0x2d6dc2c4; WORD $0x0055 // vmaskmovpd (%r13), %ymm2, %ymm2
-	LONG $0xc958edc5 // vaddpd %ymm1, %ymm2, %ymm1
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x0002bce9; BYTE $0x00 // jmp 0x3dc2 <k_mul_panels_64+0x1ae2>
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xeb158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6feb(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x257dc2c4; WORD $0xb27c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm7
-	LONG $0x2f45e2c4; BYTE $0x32 // vmaskmovpd %ymm6, %ymm7, (%rdx)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xe955840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x117dc1c4; WORD $0xf56c; BYTE $0x00 // vmovupd %ymm5, (%r13,%rsi,8)
-	LONG $0xc3158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6fc3(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x257dc2c4; WORD $0x926c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm5
-	LONG $0x2f55c2c4; WORD $0xf564; BYTE $0x20 // vmaskmovpd %ymm4, %ymm5, 0x20(%r13,%rsi,8)
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xe921840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x03c58e0f; WORD $0x0000 // jle 0x3f36 <k_mul_panels_64+0x1c56>
-	LONG $0x1e11fdc5 // vmovupd %ymm3, (%rsi)
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x03de850f; WORD $0x0000 // jne 0x3f5f <k_mul_panels_64+0x1c7f>
-	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x6f1d8d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6f6f(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x257d82c4; WORD $0x935c; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r10,4), %ymm3
-	LONG $0x2f65e2c4; BYTE $0x16 // vmaskmovpd %ymm2, %ymm3, (%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xe8d9840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x0003c1e9; BYTE $0x00 // jmp 0x3f6d <k_mul_panels_64+0x1c8d>
-	LONG $0x287d41c4; BYTE $0xdc // vmovapd %ymm12, %ymm11
-	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x44158d4c; WORD $0x006f; BYTE $0x00 // leaq 0x6f44(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x257dc2c4; WORD $0x9244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm0
-	LONG $0x2d7de2c4; BYTE $0x06 // vmaskmovpd (%rsi), %ymm0, %ymm0
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x257de2c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm0
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2f7d62c4; BYTE $0x09 // vmaskmovpd %ymm9, %ymm0, (%rcx)
+	LONG $0x257dc2c4; WORD $0x8444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2f7de2c4; WORD $0x2079 // vmaskmovpd %ymm7, %ymm0, 0x20(%rcx)
+	WORD $0xc931 // xorl %ecx, %ecx
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x257dc2c4; WORD $0x8444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm0
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x2f7d62c4; WORD $0xc26c; BYTE $0x40 // vmaskmovpd %ymm13, %ymm0, 0x40(%rdx,%rax,8)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xe32e840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	WORD $0x8948; BYTE $0xd6 // movq %rdx, %rsi
+	LONG $0x24548b48; BYTE $0x78 // movq 0x78(%rsp), %rdx
+	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x02aa8e0f; WORD $0x0000 // jle 0x4999 <k_mul_panels_64+0x2229>
+	LONG $0x2a11fdc5 // vmovupd %ymm5, (%rdx)
+	LONG $0x20728d48 // leaq 0x20(%rdx), %rsi
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x02bf850f; WORD $0x0000 // jne 0x49be <k_mul_panels_64+0x224e>
+	LONG $0x000004bf; BYTE $0x00 // movl $0x4, %edi
+	LONG $0x247c2b48; BYTE $0x08 // subq 0x8(%rsp), %rdi
+	LONG $0x257dc2c4; WORD $0xbc44; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rdi,4), %ymm0
+	LONG $0x2f7de2c4; BYTE $0x26 // vmaskmovpd %ymm4, %ymm0, (%rsi)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0xc084 // testb %al, %al
+	LONG $0x02ad850f; WORD $0x0000 // jne 0x49d1 <k_mul_panels_64+0x2261>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x257d42c4; WORD $0xb264; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm12
-	LONG $0x2d1d42c4; WORD $0x4065 // vmaskmovpd 0x40(%r13), %ymm12, %ymm12
-	LONG $0xd0582dc5 // vaddpd %ymm0, %ymm10, %ymm10
-	LONG $0x581d41c4; BYTE $0xc9 // vaddpd %ymm9, %ymm12, %ymm9
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x05ec840f; WORD $0x0000 // je 0x41e4 <k_mul_panels_64+0x1f04>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x02438e0f; WORD $0x0000 // jle 0x3e58 <k_mul_panels_64+0x1b78>
-	LONG $0x26107dc5 // vmovupd (%rsi), %ymm12
-	LONG $0xe0358d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6ee0(%rip), %r14 # 0xab00 <lanes>
-	LONG $0x000253e9; BYTE $0x00 // jmp 0x3e78 <k_mul_panels_64+0x1b98>
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0xd0158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6ed0(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x257dc2c4; WORD $0xb25c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm3
-	LONG $0x2d65e2c4; BYTE $0x1a // vmaskmovpd (%rdx), %ymm3, %ymm3
-	LONG $0xc958e5c5 // vaddpd %ymm1, %ymm3, %ymm1
-	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x257dc2c4; WORD $0xb25c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm3
-	LONG $0x2d65e2c4; BYTE $0x1a // vmaskmovpd (%rdx), %ymm3, %ymm3
-	LONG $0xc058e5c5 // vaddpd %ymm0, %ymm3, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x2f75 // jne 0x3c9a <k_mul_panels_64+0x19ba>
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x3c7e // jle 0x3cad <k_mul_panels_64+0x19cd>
-	LONG $0x117dc1c4; WORD $0x0055 // vmovupd %ymm2, (%r13)
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x5776 // jbe 0x3cd4 <k_mul_panels_64+0x19f4>
-	LONG $0x117dc1c4; WORD $0x204d // vmovupd %ymm1, 0x20(%r13)
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	LONG $0x0166870f; WORD $0x0000 // ja 0x3df7 <k_mul_panels_64+0x1b17>
-	LONG $0x68158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e68(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x5deb // jmp 0x3cf7 <k_mul_panels_64+0x1a17>
-	LONG $0x1111fdc5 // vmovupd %ymm2, (%rcx)
-	LONG $0x4911fdc5; BYTE $0x20 // vmovupd %ymm1, 0x20(%rcx)
-	LONG $0x4111fdc5; BYTE $0x40 // vmovupd %ymm0, 0x40(%rcx)
-	LONG $0xffe7d3e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x44158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e44(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257de2c4; WORD $0x205e // vpmovsxdq 0x20(%rsi), %ymm3
-	LONG $0x2f65c2c4; WORD $0x0055 // vmaskmovpd %ymm2, %ymm3, (%r13)
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	WORD $0x0beb // jmp 0x3cdf <k_mul_panels_64+0x19ff>
-	LONG $0x20558d49 // leaq 0x20(%r13), %rdx
-	LONG $0x21158d4c; WORD $0x006e; BYTE $0x00 // leaq 0x6e21(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x257dc2c4; WORD $0xb254; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm2
+	LONG $0x24742b48; BYTE $0x08 // subq 0x8(%rsp), %rsi
+	LONG $0x257dc2c4; WORD $0xb444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rsi,4), %ymm0
+	LONG $0x2f7de2c4; BYTE $0x0a // vmaskmovpd %ymm1, %ymm0, (%rdx)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xe2b1840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x000296e9; BYTE $0x00 // jmp 0x49ea <k_mul_panels_64+0x227a>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c54; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm2
+	LONG $0x2d6de2c4; BYTE $0x10 // vmaskmovpd (%rax), %ymm2, %ymm2
+	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
+	QUAD $0x0000008024bc8348; BYTE $0x01 // cmpq $0x1, 0x80(%rsp)
+	WORD $0x2275 // jne 0x479e <k_mul_panels_64+0x202e>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	WORD $0x287e // jle 0x47af <k_mul_panels_64+0x203f>
+	LONG $0x0a11fdc5 // vmovupd %ymm1, (%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	WORD $0x3976 // jbe 0x47ce <k_mul_panels_64+0x205e>
+	LONG $0x0211fdc5 // vmovupd %ymm0, (%rdx)
+	LONG $0xffe262e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x117dc1c4; WORD $0x004d // vmovupd %ymm1, (%r13)
+	LONG $0x117dc1c4; WORD $0x2045 // vmovupd %ymm0, 0x20(%r13)
+	LONG $0xffe251e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257de2c4; WORD $0x2051 // vpmovsxdq 0x20(%rcx), %ymm2
 	LONG $0x2f6de2c4; BYTE $0x0a // vmaskmovpd %ymm1, %ymm2, (%rdx)
-	LONG $0x40c58349 // addq $0x40, %r13
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	LONG $0x000142e9; BYTE $0x00 // jmp 0x3e43 <k_mul_panels_64+0x1b63>
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xf0158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6df0(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x257d42c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm8
-	LONG $0x2d3d62c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm8, %ymm8
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0x05eb // jmp 0x47d3 <k_mul_panels_64+0x2063>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	LONG $0x257dc2c4; WORD $0x844c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm1
+	LONG $0x2f75e2c4; BYTE $0x02 // vmaskmovpd %ymm0, %ymm1, (%rdx)
+	LONG $0xffe214e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257d42c4; WORD $0x8c44; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm8
+	LONG $0x2d3d62c4; BYTE $0x00 // vmaskmovpd (%rax), %ymm8, %ymm8
 	LONG $0xf658bdc5 // vaddpd %ymm6, %ymm8, %ymm6
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xf50b840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x107d41c4; WORD $0xf544; BYTE $0x00 // vmovupd (%r13,%rsi,8), %ymm8
-	LONG $0xc4158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6dc4(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x257d42c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm9
-	LONG $0x2d3542c4; WORD $0xf54c; BYTE $0x20 // vmaskmovpd 0x20(%r13,%rsi,8), %ymm9, %ymm9
-	WORD $0xd231 // xorl %edx, %edx
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0x04d2840f; WORD $0x0000 // je 0x4ce2 <k_mul_panels_64+0x2572>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x04107dc5; BYTE $0xca // vmovupd (%rdx,%rcx,8), %ymm8
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x257d42c4; WORD $0x844c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm9
+	LONG $0x2d3562c4; WORD $0xca4c; BYTE $0x20 // vmaskmovpd 0x20(%rdx,%rcx,8), %ymm9, %ymm9
+	WORD $0xc031 // xorl %eax, %eax
 	LONG $0xed58bdc5 // vaddpd %ymm5, %ymm8, %ymm5
 	LONG $0xe458b5c5 // vaddpd %ymm4, %ymm9, %ymm4
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xf4cf840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
-	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x03428e0f; WORD $0x0000 // jle 0x40ba <k_mul_panels_64+0x1dda>
-	LONG $0x06107dc5 // vmovupd (%rsi), %ymm8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x035b850f; WORD $0x0000 // jne 0x40e3 <k_mul_panels_64+0x1e03>
-	LONG $0x0004ba41; WORD $0x0000 // movl $0x4, %r10d
-	WORD $0x294d; BYTE $0xc2 // subq %r8, %r10
-	LONG $0x681d8d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d68(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x257d02c4; WORD $0x934c; BYTE $0x20 // vpmovsxdq 0x20(%r11,%r10,4), %ymm9
-	LONG $0x2d3562c4; BYTE $0x0e // vmaskmovpd (%rsi), %ymm9, %ymm9
-	LONG $0xdb58bdc5 // vaddpd %ymm3, %ymm8, %ymm3
-	LONG $0xd258b5c5 // vaddpd %ymm2, %ymm9, %ymm2
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xf47f840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
-	LONG $0x00033ee9; BYTE $0x00 // jmp 0x40f9 <k_mul_panels_64+0x1e19>
-	LONG $0x3e158d4c; WORD $0x006d; BYTE $0x00 // leaq 0x6d3e(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x257dc2c4; WORD $0xb254; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm2
-	LONG $0x2d6de2c4; BYTE $0x12 // vmaskmovpd (%rdx), %ymm2, %ymm2
-	LONG $0xc058edc5 // vaddpd %ymm0, %ymm2, %ymm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x2175 // jne 0x3e02 <k_mul_panels_64+0x1b22>
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x297e // jle 0x3e10 <k_mul_panels_64+0x1b30>
-	LONG $0x117dc1c4; WORD $0x004d // vmovupd %ymm1, (%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	LONG $0x07f88349 // cmpq $0x7, %r8
-	WORD $0x4076 // jbe 0x3e37 <k_mul_panels_64+0x1b57>
-	LONG $0x117dc1c4; WORD $0x0045 // vmovupd %ymm0, (%r13)
-	LONG $0xffe67ee9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x0911fdc5 // vmovupd %ymm1, (%rcx)
-	LONG $0x4111fdc5; BYTE $0x20 // vmovupd %ymm0, 0x20(%rcx)
-	LONG $0xffe670e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0xe1158d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6ce1(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0x049a840f; WORD $0x0000 // je 0x4ce2 <k_mul_panels_64+0x2572>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	LONG $0x02e28e0f; WORD $0x0000 // jle 0x4b41 <k_mul_panels_64+0x23d1>
+	LONG $0x01107dc5 // vmovupd (%rcx), %ymm8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	LONG $0x02fc850f; WORD $0x0000 // jne 0x4b6b <k_mul_panels_64+0x23fb>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	LONG $0x24542b48; BYTE $0x08 // subq 0x8(%rsp), %rdx
+	LONG $0x257d42c4; WORD $0x944c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rdx,4), %ymm9
+	LONG $0x2d3562c4; BYTE $0x09 // vmaskmovpd (%rcx), %ymm9, %ymm9
+	LONG $0x0002e5e9; BYTE $0x00 // jmp 0x4b6f <k_mul_panels_64+0x23ff>
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
-	LONG $0x257de2c4; WORD $0x2056 // vpmovsxdq 0x20(%rsi), %ymm2
-	LONG $0x2f6dc2c4; WORD $0x004d // vmaskmovpd %ymm1, %ymm2, (%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0x07eb // jmp 0x3e3e <k_mul_panels_64+0x1b5e>
-	LONG $0xc2158d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6cc2(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x257dc2c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm1
-	LONG $0x2f75c2c4; WORD $0x0045 // vmaskmovpd %ymm0, %ymm1, (%r13)
-	LONG $0xffe628e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x99358d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c99(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
-	LONG $0x2d7d62c4; BYTE $0x26 // vmaskmovpd (%rsi), %ymm0, %ymm12
-	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
-	LONG $0x2d7d62c4; WORD $0x206e // vmaskmovpd 0x20(%rsi), %ymm0, %ymm13
-	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x257dc2c4; WORD $0xb644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rsi,4), %ymm0
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	LONG $0x2d7d42c4; WORD $0xf574; BYTE $0x40 // vmaskmovpd 0x40(%r13,%rsi,8), %ymm0, %ymm14
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x581d41c4; BYTE $0xff // vaddpd %ymm15, %ymm12, %ymm15
-	LONG $0x581541c4; BYTE $0xe8 // vaddpd %ymm8, %ymm13, %ymm13
-	LONG $0xf6588dc5 // vaddpd %ymm6, %ymm14, %ymm6
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	WORD $0x0975 // jne 0x3ec0 <k_mul_panels_64+0x1be0>
-	LONG $0xf3287dc5 // vmovapd %ymm3, %ymm14
-	LONG $0x000324e9; BYTE $0x00 // jmp 0x41e4 <k_mul_panels_64+0x1f04>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x3ff1 <k_mul_panels_64+0x1d11>
-	LONG $0x107d41c4; BYTE $0x22 // vmovupd (%r10), %ymm12
-	LONG $0xef297dc5 // vmovapd %ymm13, %ymm7
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x0137850f; WORD $0x0000 // jne 0x401e <k_mul_panels_64+0x1d3e>
-	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
-	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0x09258d4c; WORD $0x006c; BYTE $0x00 // leaq 0x6c09(%rip), %r12 # 0xab00 <lanes>
-	LONG $0x257d82c4; WORD $0xb444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r14,4), %ymm0
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x2d7d42c4; BYTE $0x2b // vmaskmovpd (%r11), %ymm0, %ymm13
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x011b850f; WORD $0x0000 // jne 0x4030 <k_mul_panels_64+0x1d50>
-	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
-	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
-	LONG $0xdb358d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6bdb(%rip), %r14 # 0xab00 <lanes>
-	LONG $0x257d82c4; WORD $0x9e44; BYTE $0x20 // vpmovsxdq 0x20(%r14,%r11,4), %ymm0
-	LONG $0x2d7d42c4; BYTE $0x32 // vmaskmovpd (%r10), %ymm0, %ymm14
-	LONG $0x0000ffe9; BYTE $0x00 // jmp 0x4035 <k_mul_panels_64+0x1d55>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xbb1d8d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6bbb(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x257dc2c4; WORD $0x2063 // vpmovsxdq 0x20(%r11), %ymm4
-	LONG $0x2f5de2c4; BYTE $0x1e // vmaskmovpd %ymm3, %ymm4, (%rsi)
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfc22840f; WORD $0xffff // je 0x3b81 <k_mul_panels_64+0x18a1>
-	LONG $0x1611fdc5 // vmovupd %ymm2, (%rsi)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xe513840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x01bf8e0f; WORD $0x0000 // jle 0x413b <k_mul_panels_64+0x1e5b>
-	LONG $0x117dc1c4; WORD $0x004d // vmovupd %ymm1, (%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfe69850f; WORD $0xffff // jne 0x3df7 <k_mul_panels_64+0x1b17>
-	LONG $0x0001d2e9; BYTE $0x00 // jmp 0x4165 <k_mul_panels_64+0x1e85>
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x5e158d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b5e(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x257dc2c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm0
-	LONG $0x2d7de2c4; BYTE $0x02 // vmaskmovpd (%rdx), %ymm0, %ymm0
-	LONG $0xc85835c5 // vaddpd %ymm0, %ymm9, %ymm9
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x022d840f; WORD $0x0000 // je 0x41e9 <k_mul_panels_64+0x1f09>
-	LONG $0x287d41c4; BYTE $0xdc // vmovapd %ymm12, %ymm11
-	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x107d41c4; WORD $0xd564; BYTE $0x00 // vmovupd (%r13,%rdx,8), %ymm12
-	LONG $0x107d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd 0x20(%r13,%rdx,8), %ymm13
-	WORD $0x01b2 // movb $0x1, %dl
-	LONG $0x20358d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b20(%rip), %r14 # 0xab00 <lanes>
-	LONG $0xfffea2e9; BYTE $0xff // jmp 0x3e87 <k_mul_panels_64+0x1ba7>
-	LONG $0x14158d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b14(%rip), %r10 # 0xab00 <lanes>
-	LONG $0xfffc5be9; BYTE $0xff // jmp 0x3c4c <k_mul_panels_64+0x196c>
-	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x00358d4c; WORD $0x006b; BYTE $0x00 // leaq 0x6b00(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xde // subq %r11, %r14
-	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
-	LONG $0x2d7d42c4; BYTE $0x22 // vmaskmovpd (%r10), %ymm0, %ymm12
-	LONG $0xef297dc5 // vmovapd %ymm13, %ymm7
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfec9840f; WORD $0xffff // je 0x3ee7 <k_mul_panels_64+0x1c07>
-	LONG $0x107d41c4; BYTE $0x2b // vmovupd (%r11), %ymm13
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xfee5840f; WORD $0xffff // je 0x3f15 <k_mul_panels_64+0x1c35>
-	LONG $0x107d41c4; BYTE $0x32 // vmovupd (%r10), %ymm14
-	LONG $0xed589dc5 // vaddpd %ymm5, %ymm12, %ymm5
-	LONG $0xe45895c5 // vaddpd %ymm4, %ymm13, %ymm4
-	LONG $0xf3580dc5 // vaddpd %ymm3, %ymm14, %ymm14
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0x0195840f; WORD $0x0000 // je 0x41e0 <k_mul_panels_64+0x1f00>
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x01238e0f; WORD $0x0000 // jle 0x4180 <k_mul_panels_64+0x1ea0>
-	LONG $0x107d41c4; BYTE $0x22 // vmovupd (%r10), %ymm12
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x013b850f; WORD $0x0000 // jne 0x41a9 <k_mul_panels_64+0x1ec9>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x83358d4c; WORD $0x006a; BYTE $0x00 // leaq 0x6a83(%rip), %r14 # 0xab00 <lanes>
-	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
-	LONG $0x2d7d42c4; BYTE $0x2b // vmaskmovpd (%r11), %ymm0, %ymm13
-	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x0125850f; WORD $0x0000 // jne 0x41bf <k_mul_panels_64+0x1edf>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x57358d48; WORD $0x006a; BYTE $0x00 // leaq 0x6a57(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x257de2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm0
-	LONG $0x2d7d42c4; BYTE $0x32 // vmaskmovpd (%r10), %ymm0, %ymm14
-	LONG $0x00010ae9; BYTE $0x00 // jmp 0x41c4 <k_mul_panels_64+0x1ee4>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0x371d8d4c; WORD $0x006a; BYTE $0x00 // leaq 0x6a37(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x257d42c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm8
-	LONG $0x2d3d62c4; BYTE $0x06 // vmaskmovpd (%rsi), %ymm8, %ymm8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfca5840f; WORD $0xffff // je 0x3d88 <k_mul_panels_64+0x1aa8>
-	LONG $0x0e107dc5 // vmovupd (%rsi), %ymm9
-	LONG $0xdb58bdc5 // vaddpd %ymm3, %ymm8, %ymm3
-	LONG $0xd258b5c5 // vaddpd %ymm2, %ymm9, %ymm2
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xf13c840f; WORD $0xffff // je 0x3235 <k_mul_panels_64+0xf55>
-	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x04468e0f; WORD $0x0000 // jle 0x4551 <k_mul_panels_64+0x2271>
-	LONG $0x06107dc5 // vmovupd (%rsi), %ymm8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0x045f850f; WORD $0x0000 // jne 0x457a <k_mul_panels_64+0x229a>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0xd6158d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69d6(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x257d42c4; WORD $0x924c; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm9
-	LONG $0x2d3562c4; BYTE $0x0e // vmaskmovpd (%rsi), %ymm9, %ymm9
-	LONG $0x000443e9; BYTE $0x00 // jmp 0x457e <k_mul_panels_64+0x229e>
-	QUAD $0x0000000085348d4a // leaq (,%r8,4), %rsi
-	LONG $0xb6158d4c; WORD $0x0069; BYTE $0x00 // leaq 0x69b6(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x2949; BYTE $0xf2 // subq %rsi, %r10
-	LONG $0x257dc2c4; WORD $0x2052 // vpmovsxdq 0x20(%r10), %ymm2
-	LONG $0x2f6dc2c4; WORD $0x004d // vmaskmovpd %ymm1, %ymm2, (%r13)
-	LONG $0x20c58349 // addq $0x20, %r13
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfc92850f; WORD $0xffff // jne 0x3df7 <k_mul_panels_64+0x1b17>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x8c358d48; WORD $0x0069; BYTE $0x00 // leaq 0x698c(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x257de2c4; WORD $0x964c; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm1
-	LONG $0xfffccde9; BYTE $0xff // jmp 0x3e4d <k_mul_panels_64+0x1b6d>
-	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x71358d4c; WORD $0x0069; BYTE $0x00 // leaq 0x6971(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xde // subq %r11, %r14
-	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
-	LONG $0x2d7d42c4; BYTE $0x22 // vmaskmovpd (%r10), %ymm0, %ymm12
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfec5840f; WORD $0xffff // je 0x406e <k_mul_panels_64+0x1d8e>
-	LONG $0x107d41c4; BYTE $0x2b // vmovupd (%r11), %ymm13
-	LONG $0xf3297dc5 // vmovapd %ymm14, %ymm3
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xfedb840f; WORD $0xffff // je 0x409a <k_mul_panels_64+0x1dba>
-	LONG $0x107d41c4; BYTE $0x32 // vmovupd (%r10), %ymm14
-	LONG $0xd2589dc5 // vaddpd %ymm2, %ymm12, %ymm2
-	LONG $0xc95895c5 // vaddpd %ymm1, %ymm13, %ymm1
-	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
-	LONG $0xc0588dc5 // vaddpd %ymm0, %ymm14, %ymm0
-	LONG $0x4411fdc5; WORD $0x4024 // vmovupd %ymm0, 0x40(%rsp)
-	LONG $0xf3287dc5 // vmovapd %ymm3, %ymm14
-	LONG $0xef287dc5 // vmovapd %ymm7, %ymm13
-	LONG $0x287d41c4; BYTE $0xe3 // vmovapd %ymm11, %ymm12
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x7275 // jne 0x4262 <k_mul_panels_64+0x1f82>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xe2878e0f; WORD $0xffff // jle 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x00bd8e0f; WORD $0x0000 // jle 0x42c0 <k_mul_panels_64+0x1fe0>
-	LONG $0x117d41c4; WORD $0x0065 // vmovupd %ymm12, (%r13)
-	LONG $0x08f88349 // cmpq $0x8, %r8
-	LONG $0x00d4820f; WORD $0x0000 // jb 0x42e7 <k_mul_panels_64+0x2007>
-	LONG $0x117d41c4; WORD $0x2055 // vmovupd %ymm10, 0x20(%r13)
-	LONG $0x40558d49 // leaq 0x40(%r13), %rdx
-	LONG $0x0bf88349 // cmpq $0xb, %r8
-	LONG $0x01f1860f; WORD $0x0000 // jbe 0x4418 <k_mul_panels_64+0x2138>
-	LONG $0x0a117dc5 // vmovupd %ymm9, (%rdx)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xe24b840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117d41c4; WORD $0xd57c; BYTE $0x00 // vmovupd %ymm15, (%r13,%rdx,8)
-	LONG $0x117d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd %ymm13, 0x20(%r13,%rdx,8)
-	LONG $0x117dc1c4; WORD $0xd574; BYTE $0x40 // vmovupd %ymm6, 0x40(%r13,%rdx,8)
-	WORD $0x01b2 // movb $0x1, %dl
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xe223840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x00013ae9; BYTE $0x00 // jmp 0x439c <k_mul_panels_64+0x20bc>
-	LONG $0x21117dc5 // vmovupd %ymm12, (%rcx)
-	LONG $0x51117dc5; BYTE $0x20 // vmovupd %ymm10, 0x20(%rcx)
-	LONG $0x49117dc5; BYTE $0x40 // vmovupd %ymm9, 0x40(%rcx)
-	LONG $0x79117dc5; BYTE $0x60 // vmovupd %ymm15, 0x60(%rcx)
-	QUAD $0x00000080a9117dc5 // vmovupd %ymm13, 0x80(%rcx)
-	QUAD $0x000000a0b111fdc5 // vmovupd %ymm6, 0xa0(%rcx)
-	QUAD $0x000000c0a911fdc5 // vmovupd %ymm5, 0xc0(%rcx)
-	QUAD $0x000000e0a111fdc5 // vmovupd %ymm4, 0xe0(%rcx)
-	QUAD $0x00000100b1117dc5 // vmovupd %ymm14, 0x100(%rcx)
-	QUAD $0x000001209111fdc5 // vmovupd %ymm2, 0x120(%rcx)
-	QUAD $0x000001408911fdc5 // vmovupd %ymm1, 0x140(%rcx)
-	LONG $0x4410fdc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm0
-	QUAD $0x000001608111fdc5 // vmovupd %ymm0, 0x160(%rcx)
-	LONG $0xffe1c0e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	QUAD $0x0000000085148d4a // leaq (,%r8,4), %rdx
-	LONG $0x31158d4c; WORD $0x0068; BYTE $0x00 // leaq 0x6831(%rip), %r10 # 0xab00 <lanes>
-	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
-	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x257de2c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm0
-	LONG $0x2f7d42c4; WORD $0x0065 // vmaskmovpd %ymm12, %ymm0, (%r13)
-	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	WORD $0x0beb // jmp 0x42f2 <k_mul_panels_64+0x2012>
-	LONG $0x20758d49 // leaq 0x20(%r13), %rsi
-	LONG $0x0e158d4c; WORD $0x0068; BYTE $0x00 // leaq 0x680e(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x257dc2c4; WORD $0x9244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rdx,4), %ymm0
-	LONG $0x2f7d62c4; BYTE $0x16 // vmaskmovpd %ymm10, %ymm0, (%rsi)
-	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x257dc2c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm0
-	LONG $0x2f7d42c4; WORD $0x404d // vmaskmovpd %ymm9, %ymm0, 0x40(%r13)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xe15b840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x24348b48 // movq (%rsp), %rsi
-	QUAD $0x00000000f5348d48 // leaq (,%rsi,8), %rsi
-	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x0d7e // jle 0x4347 <k_mul_panels_64+0x2067>
-	LONG $0x3e117dc5 // vmovupd %ymm15, (%rsi)
-	LONG $0xbb358d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67bb(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x20eb // jmp 0x4367 <k_mul_panels_64+0x2087>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xaa358d4c; WORD $0x0067; BYTE $0x00 // leaq 0x67aa(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
-	LONG $0x2f7d62c4; BYTE $0x3e // vmaskmovpd %ymm15, %ymm0, (%rsi)
-	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
-	LONG $0x2f7d62c4; WORD $0x206e // vmaskmovpd %ymm13, %ymm0, 0x20(%rsi)
-	WORD $0xf631 // xorl %esi, %esi
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x257dc2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%r14,%rdx,4), %ymm0
-	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x2f7dc2c4; WORD $0xd574; BYTE $0x40 // vmaskmovpd %ymm6, %ymm0, 0x40(%r13,%rdx,8)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2d7d62c4; BYTE $0x21 // vmaskmovpd (%rcx), %ymm0, %ymm12
+	LONG $0x257dc2c4; WORD $0x8444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2d7de2c4; WORD $0x2071 // vmaskmovpd 0x20(%rcx), %ymm0, %ymm6
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	LONG $0x244c2b48; BYTE $0x08 // subq 0x8(%rsp), %rcx
+	LONG $0x257dc2c4; WORD $0x8c44; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2d7d62c4; WORD $0xca74; BYTE $0x40 // vmaskmovpd 0x40(%rdx,%rcx,8), %ymm0, %ymm14
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xe0e4840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	WORD $0x014d; BYTE $0xea // addq %r13, %r10
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	LONG $0x00b08e0f; WORD $0x0000 // jle 0x445e <k_mul_panels_64+0x217e>
-	LONG $0x117dc1c4; BYTE $0x2a // vmovupd %ymm5, (%r10)
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0x00c8850f; WORD $0x0000 // jne 0x4488 <k_mul_panels_64+0x21a8>
-	LONG $0x0004be41; WORD $0x0000 // movl $0x4, %r14d
-	WORD $0x294d; BYTE $0xc6 // subq %r8, %r14
-	LONG $0x30258d4c; WORD $0x0067; BYTE $0x00 // leaq 0x6730(%rip), %r12 # 0xab00 <lanes>
-	LONG $0x257d82c4; WORD $0xb444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%r14,4), %ymm0
-	LONG $0x24648b4c; BYTE $0x38 // movq 0x38(%rsp), %r12
-	LONG $0x2f7dc2c4; BYTE $0x23 // vmaskmovpd %ymm4, %ymm0, (%r11)
-	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0x581d41c4; BYTE $0xc9 // vaddpd %ymm9, %ymm12, %ymm9
+	LONG $0xff58cdc5 // vaddpd %ymm7, %ymm6, %ymm7
+	LONG $0x580d41c4; BYTE $0xed // vaddpd %ymm13, %ymm14, %ymm13
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0x01d7840f; WORD $0x0000 // je 0x4acb <k_mul_panels_64+0x235b>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x01648e0f; WORD $0x0000 // jle 0x4a76 <k_mul_panels_64+0x2306>
+	LONG $0x21107dc5 // vmovupd (%rcx), %ymm12
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0179850f; WORD $0x0000 // jne 0x4a9b <k_mul_panels_64+0x232b>
+	LONG $0x000004bf; BYTE $0x00 // movl $0x4, %edi
+	LONG $0x247c2b48; BYTE $0x08 // subq 0x8(%rsp), %rdi
+	LONG $0x257dc2c4; WORD $0xbc44; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rdi,4), %ymm0
+	LONG $0x2d7de2c4; BYTE $0x36 // vmaskmovpd (%rsi), %ymm0, %ymm6
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x00ac850f; WORD $0x0000 // jne 0x4499 <k_mul_panels_64+0x21b9>
-	LONG $0x0008bb41; WORD $0x0000 // movl $0x8, %r11d
-	WORD $0x294d; BYTE $0xc3 // subq %r8, %r11
-	LONG $0x03358d4c; WORD $0x0067; BYTE $0x00 // leaq 0x6703(%rip), %r14 # 0xab00 <lanes>
-	LONG $0x257d82c4; WORD $0x9e44; BYTE $0x20 // vpmovsxdq 0x20(%r14,%r11,4), %ymm0
-	LONG $0x2f7d42c4; BYTE $0x32 // vmaskmovpd %ymm14, %ymm0, (%r10)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xe06d840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x000090e9; BYTE $0x00 // jmp 0x44a8 <k_mul_panels_64+0x21c8>
+	LONG $0x0167850f; WORD $0x0000 // jne 0x4aae <k_mul_panels_64+0x233e>
 	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0xd9158d4c; WORD $0x0066; BYTE $0x00 // leaq 0x66d9(%rip), %r10 # 0xab00 <lanes>
-	LONG $0x257dc2c4; WORD $0xb244; BYTE $0x20 // vpmovsxdq 0x20(%r10,%rsi,4), %ymm0
-	LONG $0x2f7d62c4; BYTE $0x0a // vmaskmovpd %ymm9, %ymm0, (%rdx)
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xe043840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
+	LONG $0x24742b48; BYTE $0x08 // subq 0x8(%rsp), %rsi
+	LONG $0x257dc2c4; WORD $0xb444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rsi,4), %ymm0
+	LONG $0x2d7d62c4; BYTE $0x31 // vmaskmovpd (%rcx), %ymm0, %ymm14
+	LONG $0x000150e9; BYTE $0x00 // jmp 0x4ab2 <k_mul_panels_64+0x2342>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c44; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x2f7d62c4; BYTE $0x38 // vmaskmovpd %ymm15, %ymm0, (%rax)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xe07e840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x0c117dc5; BYTE $0xc2 // vmovupd %ymm9, (%rdx,%rax,8)
+	LONG $0x7c11fdc5; WORD $0x20c2 // vmovupd %ymm7, 0x20(%rdx,%rax,8)
+	WORD $0x01b1 // movb $0x1, %cl
+	LONG $0xfffd0ee9; BYTE $0xff // jmp 0x46a7 <k_mul_panels_64+0x1f37>
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x257de2c4; WORD $0x2047 // vpmovsxdq 0x20(%rdi), %ymm0
+	LONG $0x2f7de2c4; BYTE $0x2a // vmaskmovpd %ymm5, %ymm0, (%rdx)
+	LONG $0x20728d48 // leaq 0x20(%rdx), %rsi
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfd41840f; WORD $0xffff // je 0x46ff <k_mul_panels_64+0x1f8f>
+	LONG $0x2611fdc5 // vmovupd %ymm4, (%rsi)
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x40c28348 // addq $0x40, %rdx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfd53840f; WORD $0xffff // je 0x4724 <k_mul_panels_64+0x1fb4>
+	LONG $0x0a11fdc5 // vmovupd %ymm1, (%rdx)
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
 	LONG $0x24148b48 // movq (%rsp), %rdx
-	LONG $0x117d41c4; WORD $0xd57c; BYTE $0x00 // vmovupd %ymm15, (%r13,%rdx,8)
-	LONG $0x117d41c4; WORD $0xd56c; BYTE $0x20 // vmovupd %ymm13, 0x20(%r13,%rdx,8)
-	WORD $0xb640; BYTE $0x01 // movb $0x1, %sil
-	LONG $0xa7358d4c; WORD $0x0066; BYTE $0x00 // leaq 0x66a7(%rip), %r14 # 0xab00 <lanes>
-	LONG $0xffff18e9; BYTE $0xff // jmp 0x4376 <k_mul_panels_64+0x2096>
-	QUAD $0x00000000851c8d4e // leaq (,%r8,4), %r11
-	LONG $0x93358d4c; WORD $0x0066; BYTE $0x00 // leaq 0x6693(%rip), %r14 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xde // subq %r11, %r14
-	LONG $0x257dc2c4; WORD $0x2046 // vpmovsxdq 0x20(%r14), %ymm0
-	LONG $0x2f7dc2c4; BYTE $0x2a // vmaskmovpd %ymm5, %ymm0, (%r10)
-	LONG $0x205a8d4d // leaq 0x20(%r10), %r11
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	LONG $0xff38840f; WORD $0xffff // je 0x43c0 <k_mul_panels_64+0x20e0>
-	LONG $0x117dc1c4; BYTE $0x23 // vmovupd %ymm4, (%r11)
-	LONG $0x40c28349 // addq $0x40, %r10
+	LONG $0xe016840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24540348; BYTE $0x70 // addq 0x70(%rsp), %rdx
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0x24148948 // movq %rdx, (%rsp)
+	LONG $0x01c78e0f; WORD $0x0000 // jle 0x4bc9 <k_mul_panels_64+0x2459>
+	LONG $0x1211fdc5 // vmovupd %ymm2, (%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0x01e5850f; WORD $0x0000 // jne 0x4bf7 <k_mul_panels_64+0x2487>
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	LONG $0x244c2b48; BYTE $0x08 // subq 0x8(%rsp), %rcx
+	LONG $0x257dc2c4; WORD $0x8c44; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x2f7d62c4; BYTE $0x32 // vmaskmovpd %ymm14, %ymm0, (%rdx)
+	LONG $0x0001cee9; BYTE $0x00 // jmp 0x4bfb <k_mul_panels_64+0x248b>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0xfffa8de9; BYTE $0xff // jmp 0x44c4 <k_mul_panels_64+0x1d54>
+	LONG $0x000008b9; BYTE $0x00 // movl $0x8, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c44; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm0
+	LONG $0x2d7de2c4; BYTE $0x00 // vmaskmovpd (%rax), %ymm0, %ymm0
+	LONG $0xf85805c5 // vaddpd %ymm0, %ymm15, %ymm15
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xefeb840f; WORD $0xffff // je 0x3a46 <k_mul_panels_64+0x12d6>
+	LONG $0xf1297dc5 // vmovapd %ymm14, %ymm1
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x24107dc5; BYTE $0xc2 // vmovupd (%rdx,%rax,8), %ymm12
+	LONG $0x7410fdc5; WORD $0x20c2 // vmovupd 0x20(%rdx,%rax,8), %ymm6
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0xfffe45e9; BYTE $0xff // jmp 0x48bb <k_mul_panels_64+0x214b>
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x257de2c4; WORD $0x2047 // vpmovsxdq 0x20(%rdi), %ymm0
+	LONG $0x2d7d62c4; BYTE $0x21 // vmaskmovpd (%rcx), %ymm0, %ymm12
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfe87840f; WORD $0xffff // je 0x4922 <k_mul_panels_64+0x21b2>
+	LONG $0x3610fdc5 // vmovupd (%rsi), %ymm6
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0xff54840f; WORD $0xffff // je 0x43ed <k_mul_panels_64+0x210d>
-	LONG $0x117d41c4; BYTE $0x32 // vmovupd %ymm14, (%r10)
-	LONG $0x03fc8349 // cmpq $0x3, %r12
-	LONG $0xdfd8840f; WORD $0xffff // je 0x2480 <k_mul_panels_64+0x1a0>
-	LONG $0x246c034c; BYTE $0x28 // addq 0x28(%rsp), %r13
-	LONG $0x03f88349 // cmpq $0x3, %r8
-	WORD $0x597e // jle 0x450c <k_mul_panels_64+0x222c>
-	LONG $0x117dc1c4; WORD $0x0055 // vmovupd %ymm2, (%r13)
-	LONG $0x20558d4d // leaq 0x20(%r13), %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x7175 // jne 0x4533 <k_mul_panels_64+0x2253>
-	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
-	WORD $0x294c; BYTE $0xc6 // subq %r8, %rsi
-	LONG $0x2f1d8d4c; WORD $0x0066; BYTE $0x00 // leaq 0x662f(%rip), %r11 # 0xab00 <lanes>
-	LONG $0x257dc2c4; WORD $0xb344; BYTE $0x20 // vpmovsxdq 0x20(%r11,%rsi,4), %ymm0
-	LONG $0x2f7dc2c4; BYTE $0x0a // vmaskmovpd %ymm1, %ymm0, (%r10)
-	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0xfe99840f; WORD $0xffff // je 0x4947 <k_mul_panels_64+0x21d7>
+	LONG $0x31107dc5 // vmovupd (%rcx), %ymm14
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xed589dc5 // vaddpd %ymm5, %ymm12, %ymm5
+	LONG $0xe458cdc5 // vaddpd %ymm4, %ymm6, %ymm4
+	LONG $0xdb588dc5 // vaddpd %ymm3, %ymm14, %ymm3
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	WORD $0x0975 // jne 0x4ad4 <k_mul_panels_64+0x2364>
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x0001c7e9; BYTE $0x00 // jmp 0x4c9b <k_mul_panels_64+0x252b>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
+	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
+	LONG $0x03fe8348 // cmpq $0x3, %rsi
+	LONG $0x01468e0f; WORD $0x0000 // jle 0x4c35 <k_mul_panels_64+0x24c5>
+	LONG $0x21107dc5 // vmovupd (%rcx), %ymm12
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0161850f; WORD $0x0000 // jne 0x4c60 <k_mul_panels_64+0x24f0>
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x257dc2c4; WORD $0x8444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2d7de2c4; BYTE $0x36 // vmaskmovpd (%rsi), %ymm0, %ymm6
+	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
-	WORD $0x5b75 // jne 0x4546 <k_mul_panels_64+0x2266>
-	LONG $0x000008ba; BYTE $0x00 // movl $0x8, %edx
-	WORD $0x294c; BYTE $0xc2 // subq %r8, %rdx
-	LONG $0x06358d48; WORD $0x0066; BYTE $0x00 // leaq 0x6606(%rip), %rsi # 0xab00 <lanes>
-	LONG $0x257de2c4; WORD $0x9644; BYTE $0x20 // vpmovsxdq 0x20(%rsi,%rdx,4), %ymm0
-	LONG $0x2f7d42c4; WORD $0x007d // vmaskmovpd %ymm15, %ymm0, (%r13)
-	LONG $0xffdf74e9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xe51d8d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65e5(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x257dc2c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm0
-	LONG $0x2f7dc2c4; WORD $0x0055 // vmaskmovpd %ymm2, %ymm0, (%r13)
-	LONG $0x20558d4d // leaq 0x20(%r13), %r10
-	WORD $0x8440; BYTE $0xf6 // testb %sil, %sil
-	WORD $0x8f74 // je 0x44c2 <k_mul_panels_64+0x21e2>
-	LONG $0x117dc1c4; BYTE $0x0a // vmovupd %ymm1, (%r10)
-	LONG $0x40c58349 // addq $0x40, %r13
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x014f850f; WORD $0x0000 // jne 0x4c75 <k_mul_panels_64+0x2505>
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x257dc2c4; WORD $0x8444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2d7d62c4; BYTE $0x31 // vmaskmovpd (%rcx), %ymm0, %ymm14
+	LONG $0x000138e9; BYTE $0x00 // jmp 0x4c79 <k_mul_panels_64+0x2509>
+	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257d62c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm8
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2d3d62c4; BYTE $0x01 // vmaskmovpd (%rcx), %ymm8, %ymm8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfd04840f; WORD $0xffff // je 0x486f <k_mul_panels_64+0x20ff>
+	LONG $0x09107dc5 // vmovupd (%rcx), %ymm9
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xdb58bdc5 // vaddpd %ymm3, %ymm8, %ymm3
+	LONG $0xd258b5c5 // vaddpd %ymm2, %ymm9, %ymm2
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0x015b840f; WORD $0x0000 // je 0x4ce2 <k_mul_panels_64+0x2572>
+	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x03fb8349 // cmpq $0x3, %r11
+	LONG $0x010a8e0f; WORD $0x0000 // jle 0x4ca8 <k_mul_panels_64+0x2538>
+	LONG $0x01107dc5 // vmovupd (%rcx), %ymm8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0128850f; WORD $0x0000 // jne 0x4cd6 <k_mul_panels_64+0x2566>
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x257d42c4; WORD $0x844c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm9
+	LONG $0x2d3562c4; BYTE $0x09 // vmaskmovpd (%rcx), %ymm9, %ymm9
+	LONG $0x000111e9; BYTE $0x00 // jmp 0x4cda <k_mul_panels_64+0x256a>
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x257de2c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm0
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2f7de2c4; BYTE $0x12 // vmaskmovpd %ymm2, %ymm0, (%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0xc984 // testb %cl, %cl
+	LONG $0xfe1b840f; WORD $0xffff // je 0x4a12 <k_mul_panels_64+0x22a2>
+	LONG $0x32117dc5 // vmovupd %ymm14, (%rdx)
+	LONG $0x241c8b4c // movq (%rsp), %r11
+	LONG $0x40c38349 // addq $0x40, %r11
+	WORD $0xc084 // testb %al, %al
+	QUAD $0x00008024bc107dc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm15
+	WORD $0x0a74 // je 0x4c1a <k_mul_panels_64+0x24aa>
+	LONG $0x117d41c4; BYTE $0x3b // vmovupd %ymm15, (%r11)
+	LONG $0xffdde6e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x000008b8; BYTE $0x00 // movl $0x8, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x257dc2c4; WORD $0x8444; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm0
+	LONG $0x2f7d42c4; BYTE $0x3b // vmaskmovpd %ymm15, %ymm0, (%r11)
+	LONG $0xffddcbe9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	QUAD $0x00000000b5348d48 // leaq (,%rsi,4), %rsi
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x257de2c4; WORD $0x2047 // vpmovsxdq 0x20(%rdi), %ymm0
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x2d7d62c4; BYTE $0x21 // vmaskmovpd (%rcx), %ymm0, %ymm12
+	LONG $0x20718d48 // leaq 0x20(%rcx), %rsi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfe9f840f; WORD $0xffff // je 0x4aff <k_mul_panels_64+0x238f>
+	LONG $0x3610fdc5 // vmovupd (%rsi), %ymm6
+	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xd284 // testb %dl, %dl
-	LONG $0x7c107dc5; WORD $0x4024 // vmovupd 0x40(%rsp), %ymm15
-	WORD $0xa574 // je 0x44eb <k_mul_panels_64+0x220b>
-	LONG $0x117d41c4; WORD $0x007d // vmovupd %ymm15, (%r13)
-	LONG $0xffdf2fe9; BYTE $0xff // jmp 0x2480 <k_mul_panels_64+0x1a0>
-	QUAD $0x0000000085148d4e // leaq (,%r8,4), %r10
-	LONG $0xa01d8d4c; WORD $0x0065; BYTE $0x00 // leaq 0x65a0(%rip), %r11 # 0xab00 <lanes>
-	WORD $0x294d; BYTE $0xd3 // subq %r10, %r11
-	LONG $0x257d42c4; WORD $0x2043 // vpmovsxdq 0x20(%r11), %ymm8
-	LONG $0x2d3d62c4; BYTE $0x06 // vmaskmovpd (%rsi), %ymm8, %ymm8
-	LONG $0x20c68348 // addq $0x20, %rsi
-	WORD $0xd284 // testb %dl, %dl
-	LONG $0xfba1840f; WORD $0xffff // je 0x411b <k_mul_panels_64+0x1e3b>
-	LONG $0x0e107dc5 // vmovupd (%rsi), %ymm9
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0xfeb1840f; WORD $0xffff // je 0x4b26 <k_mul_panels_64+0x23b6>
+	LONG $0x31107dc5 // vmovupd (%rcx), %ymm14
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0xd2589dc5 // vaddpd %ymm2, %ymm12, %ymm2
+	LONG $0xc958cdc5 // vaddpd %ymm1, %ymm6, %ymm1
+	QUAD $0x000080248410fdc5; BYTE $0x00 // vmovupd 0x80(%rsp), %ymm0
+	LONG $0xc0588dc5 // vaddpd %ymm0, %ymm14, %ymm0
+	QUAD $0x000080248411fdc5; BYTE $0x00 // vmovupd %ymm0, 0x80(%rsp)
+	LONG $0xf1287dc5 // vmovapd %ymm1, %ymm14
+	LONG $0xcb28fdc5 // vmovapd %ymm3, %ymm1
+	LONG $0xffed9ee9; BYTE $0xff // jmp 0x3a46 <k_mul_panels_64+0x12d6>
+	QUAD $0x000000009d148d4a // leaq (,%r11,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x257d62c4; WORD $0x2046 // vpmovsxdq 0x20(%rsi), %ymm8
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2d3d62c4; BYTE $0x01 // vmaskmovpd (%rcx), %ymm8, %ymm8
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfed8840f; WORD $0xffff // je 0x4bae <k_mul_panels_64+0x243e>
+	LONG $0x09107dc5 // vmovupd (%rcx), %ymm9
 	LONG $0xc958bdc5 // vaddpd %ymm1, %ymm8, %ymm1
 	LONG $0xc058b5c5 // vaddpd %ymm0, %ymm9, %ymm0
-	LONG $0xffecaae9; BYTE $0xff // jmp 0x3235 <k_mul_panels_64+0xf55>
-	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
+	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
+	LONG $0x50788348; BYTE $0x01 // cmpq $0x1, 0x50(%rax)
+	WORD $0x6075 // jne 0x4d4e <k_mul_panels_64+0x25de>
+	LONG $0x247c8348; WORD $0x0010 // cmpq $0x0, 0x10(%rsp)
+	LONG $0xdd068e0f; WORD $0xffff // jle 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x245c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r11
+	LONG $0x04fb8349 // cmpq $0x4, %r11
+	LONG $0x00868c0f; WORD $0x0000 // jl 0x4d8f <k_mul_panels_64+0x261f>
+	LONG $0x3a11fdc5 // vmovupd %ymm7, (%rdx)
+	LONG $0x20428d48 // leaq 0x20(%rdx), %rax
+	LONG $0x07fb8349 // cmpq $0x7, %r11
+	LONG $0x00ca860f; WORD $0x0000 // jbe 0x4de5 <k_mul_panels_64+0x2675>
+	LONG $0x3011fdc5 // vmovupd %ymm6, (%rax)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xdcd5840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
+	LONG $0x2c11fdc5; BYTE $0xc2 // vmovupd %ymm5, (%rdx,%rax,8)
+	LONG $0x6411fdc5; WORD $0x20c2 // vmovupd %ymm4, 0x20(%rdx,%rax,8)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xdcb7840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x0000e7e9; BYTE $0x00 // jmp 0x4e35 <k_mul_panels_64+0x26c5>
+	LONG $0x117dc1c4; WORD $0x007d // vmovupd %ymm7, (%r13)
+	LONG $0x117dc1c4; WORD $0x2075 // vmovupd %ymm6, 0x20(%r13)
+	LONG $0x117dc1c4; WORD $0x406d // vmovupd %ymm5, 0x40(%r13)
+	LONG $0x117dc1c4; WORD $0x6065 // vmovupd %ymm4, 0x60(%r13)
+	QUAD $0x0000809d117dc1c4; BYTE $0x00 // vmovupd %ymm3, 0x80(%r13)
+	QUAD $0x0000a095117dc1c4; BYTE $0x00 // vmovupd %ymm2, 0xa0(%r13)
+	QUAD $0x0000c08d117dc1c4; BYTE $0x00 // vmovupd %ymm1, 0xc0(%r13)
+	QUAD $0x0000e085117dc1c4; BYTE $0x00 // vmovupd %ymm0, 0xe0(%r13)
+	LONG $0xffdc71e9; BYTE $0xff // jmp 0x2a00 <k_mul_panels_64+0x290>
+	QUAD $0x000000009d048d4a // leaq (,%r11,4), %rax
+	LONG $0x420d8d48; WORD $0x0067; BYTE $0x00 // leaq 0x6742(%rip), %rcx # 0xb4e0 <lanes+0x20>
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257d62c4; BYTE $0x01 // vpmovsxdq (%rcx), %ymm8
+	LONG $0x2f3de2c4; BYTE $0x3a // vmaskmovpd %ymm7, %ymm8, (%rdx)
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c7c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm7
+	LONG $0x2f45e2c4; WORD $0x2072 // vmaskmovpd %ymm6, %ymm7, 0x20(%rdx)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xdc34840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
+	WORD $0x2948; BYTE $0xc1 // subq %rax, %rcx
+	LONG $0x257de2c4; WORD $0x2071 // vpmovsxdq 0x20(%rcx), %ymm6
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2f4de2c4; WORD $0xca2c // vmaskmovpd %ymm5, %ymm6, (%rdx,%rcx,8)
+	WORD $0x2aeb // jmp 0x4e0f <k_mul_panels_64+0x269f>
+	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
+	WORD $0x294c; BYTE $0xd9 // subq %r11, %rcx
+	LONG $0x257dc2c4; WORD $0x8c7c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rcx,4), %ymm7
+	LONG $0x2f45e2c4; BYTE $0x30 // vmaskmovpd %ymm6, %ymm7, (%rax)
+	LONG $0x247c8348; WORD $0x0110 // cmpq $0x1, 0x10(%rsp)
+	LONG $0xdbfb840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
+	LONG $0x2c11fdc5; BYTE $0xca // vmovupd %ymm5, (%rdx,%rcx,8)
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0x257dc2c4; WORD $0x846c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rax,4), %ymm5
+	LONG $0x2f55e2c4; WORD $0xca64; BYTE $0x20 // vmaskmovpd %ymm4, %ymm5, 0x20(%rdx,%rcx,8)
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x247c8348; WORD $0x0210 // cmpq $0x2, 0x10(%rsp)
+	LONG $0xdbcb840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
+	WORD $0x0148; BYTE $0xd1 // addq %rdx, %rcx
+	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
+	LONG $0x03fa8348 // cmpq $0x3, %rdx
+	WORD $0x347e // jle 0x4e7c <k_mul_panels_64+0x270c>
+	LONG $0x1911fdc5 // vmovupd %ymm3, (%rcx)
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	WORD $0x4e75 // jne 0x4ea2 <k_mul_panels_64+0x2732>
+	LONG $0x000004ba; BYTE $0x00 // movl $0x4, %edx
+	LONG $0x24542b48; BYTE $0x08 // subq 0x8(%rsp), %rdx
+	LONG $0x257dc2c4; WORD $0x945c; BYTE $0x20 // vpmovsxdq 0x20(%r12,%rdx,4), %ymm3
+	LONG $0x2f65e2c4; BYTE $0x11 // vmaskmovpd %ymm2, %ymm3, (%rcx)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0xdb86840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	WORD $0x3aeb // jmp 0x4eb6 <k_mul_panels_64+0x2746>
+	QUAD $0x0000000095148d48 // leaq (,%rdx,4), %rdx
+	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
+	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
+	LONG $0x257de2c4; WORD $0x2066 // vpmovsxdq 0x20(%rsi), %ymm4
+	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
+	LONG $0x2f5de2c4; BYTE $0x19 // vmaskmovpd %ymm3, %ymm4, (%rcx)
+	LONG $0x20c18348 // addq $0x20, %rcx
+	WORD $0xc084 // testb %al, %al
+	WORD $0xb274 // je 0x4e54 <k_mul_panels_64+0x26e4>
+	LONG $0x1111fdc5 // vmovupd %ymm2, (%rcx)
+	LONG $0x24148b48 // movq (%rsp), %rdx
+	LONG $0x247c8348; WORD $0x0310 // cmpq $0x3, 0x10(%rsp)
+	LONG $0xdb4a840f; WORD $0xffff // je 0x2a00 <k_mul_panels_64+0x290>
+	LONG $0x24540348; BYTE $0x70 // addq 0x70(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x03f98348 // cmpq $0x3, %rcx
+	WORD $0x127e // jle 0x4ed8 <k_mul_panels_64+0x2768>
+	LONG $0x0a11fdc5 // vmovupd %ymm1, (%rdx)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xf8bf850f; WORD $0xffff // jne 0x4795 <k_mul_panels_64+0x2025>
+	WORD $0x2beb // jmp 0x4f03 <k_mul_panels_64+0x2793>
+	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
+	WORD $0x8949; BYTE $0xd3 // movq %rdx, %r11
+	WORD $0x894c; BYTE $0xe2 // movq %r12, %rdx
+	WORD $0x2948; BYTE $0xca // subq %rcx, %rdx
+	LONG $0x257de2c4; WORD $0x2052 // vpmovsxdq 0x20(%rdx), %ymm2
+	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
+	LONG $0x2f6dc2c4; BYTE $0x0b // vmaskmovpd %ymm1, %ymm2, (%r11)
+	LONG $0x20c28348 // addq $0x20, %rdx
+	WORD $0xc084 // testb %al, %al
+	LONG $0xf892850f; WORD $0xffff // jne 0x4795 <k_mul_panels_64+0x2025>
+	LONG $0x000004b8; BYTE $0x00 // movl $0x4, %eax
+	LONG $0x24442b48; BYTE $0x08 // subq 0x8(%rsp), %rax
+	LONG $0xfff8c9e9; BYTE $0xff // jmp 0x47db <k_mul_panels_64+0x206b>
+	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3676,11 +4172,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 
 	// pack_rows
 	LONG $0x28478b4c // movq 0x28(%rdi), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0a8d8e0f; WORD $0x0000 // jle 0x503a <k_pack_rows+0xa9a>
+	LONG $0x0a8d8e0f; WORD $0x0000 // jle 0x59ca <k_pack_rows+0xa9a>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -3690,7 +4187,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x40ec8148; WORD $0x0001; BYTE $0x00 // subq $0x140, %rsp # imm = 0x140
 	LONG $0x206f8b48 // movq 0x20(%rdi), %rbp
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x0a5e8e0f; WORD $0x0000 // jle 0x5029 <k_pack_rows+0xa89>
+	LONG $0x0a5e8e0f; WORD $0x0000 // jle 0x59b9 <k_pack_rows+0xa89>
 	LONG $0x104f8b4c // movq 0x10(%rdi), %r9
 	WORD $0x8948; BYTE $0xe8 // movq %rbp, %rax
 	LONG $0x04e0c148 // shlq $0x4, %rax
@@ -3764,7 +4261,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c8948; BYTE $0x70 // movq %rbp, 0x70(%rsp)
 	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
 	QUAD $0x000000e8249c894c // movq %r11, 0xe8(%rsp)
-	LONG $0x00009be9; BYTE $0x00 // jmp 0x47ec <k_pack_rows+0x24c>
+	LONG $0x00009be9; BYTE $0x00 // jmp 0x517c <k_pack_rows+0x24c>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000009824bc8b4c // movq 0x98(%rsp), %r15
 	LONG $0x40c78349 // addq $0x40, %r15
@@ -3788,7 +4285,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c0148; BYTE $0x18 // addq %rcx, 0x18(%rsp)
 	QUAD $0x0000009024848b4c // movq 0x90(%rsp), %r8
 	WORD $0x394d; BYTE $0xc7 // cmpq %r8, %r15
-	LONG $0x083d8d0f; WORD $0x0000 // jge 0x5029 <k_pack_rows+0xa89>
+	LONG $0x083d8d0f; WORD $0x0000 // jge 0x59b9 <k_pack_rows+0xa89>
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	WORD $0x294c; BYTE $0xf9 // subq %r15, %rcx
 	LONG $0x40f98348 // cmpq $0x40, %rcx
@@ -3801,16 +4298,16 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a0248c894c // movq %r9, 0xa0(%rsp)
 	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
 	QUAD $0x0000009824bc894c // movq %r15, 0x98(%rsp)
-	WORD $0x2d7d // jge 0x4860 <k_pack_rows+0x2c0>
+	WORD $0x2d7d // jge 0x51f0 <k_pack_rows+0x2c0>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
-	LONG $0xff1f8e0f; WORD $0xffff // jle 0x4760 <k_pack_rows+0x1c0>
+	LONG $0xff1f8e0f; WORD $0xffff // jle 0x50f0 <k_pack_rows+0x1c0>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
 	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000331e9; BYTE $0x00 // jmp 0x4b88 <k_pack_rows+0x5e8>
+	LONG $0x000331e9; BYTE $0x00 // jmp 0x5518 <k_pack_rows+0x5e8>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x894c; BYTE $0xf8 // movq %r15, %rax
 	LONG $0xc5af0f48 // imulq %rbp, %rax
@@ -3831,7 +4328,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
 	LONG $0x2424894c // movq %r12, (%rsp)
-	WORD $0x3deb // jmp 0x48f3 <k_pack_rows+0x353>
+	WORD $0x3deb // jmp 0x5283 <k_pack_rows+0x353>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x04c28349 // addq $0x4, %r10
 	LONG $0xfcc78348 // addq $-0x4, %rdi
@@ -3844,7 +4341,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xc2 // addq %r8, %rdx
 	LONG $0x246c8b48; BYTE $0x70 // movq 0x70(%rsp), %rbp
 	WORD $0x3949; BYTE $0xea // cmpq %rbp, %r10
-	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x4760 <k_pack_rows+0x1c0>
+	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x50f0 <k_pack_rows+0x1c0>
 	LONG $0x24748948; BYTE $0x78 // movq %rsi, 0x78(%rsp)
 	WORD $0x894d; BYTE $0xd6 // movq %r10, %r14
 	WORD $0x894d; BYTE $0xd1 // movq %r10, %r9
@@ -3856,7 +4353,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	LONG $0x247c8948; BYTE $0x58 // movq %rdi, 0x58(%rsp)
 	QUAD $0x00000128248c8948 // movq %rcx, 0x128(%rsp)
-	LONG $0x01418c0f; WORD $0x0000 // jl 0x4a70 <k_pack_rows+0x4d0>
+	LONG $0x01418c0f; WORD $0x0000 // jl 0x5400 <k_pack_rows+0x4d0>
 	QUAD $0x0000010824b4894c // movq %r14, 0x108(%rsp)
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
 	WORD $0xc031 // xorl %eax, %eax
@@ -3901,7 +4398,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18348 // addq $0x10, %rcx
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
 	LONG $0x240c3b48 // cmpq (%rsp), %rcx
-	LONG $0xff488e0f; WORD $0xffff // jle 0x4980 <k_pack_rows+0x3e0>
+	LONG $0xff488e0f; WORD $0xffff // jle 0x5310 <k_pack_rows+0x3e0>
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
 	QUAD $0x000000e8249c8b4c // movq 0xe8(%rsp), %r11
@@ -3910,7 +4407,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24248b4c // movq (%rsp), %r12
 	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
 	QUAD $0x0000010824b48b4c // movq 0x108(%rsp), %r14
-	WORD $0x1beb // jmp 0x4a7e <k_pack_rows+0x4de>
+	WORD $0x1beb // jmp 0x540e <k_pack_rows+0x4de>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000010024848b48 // movq 0x100(%rsp), %rax
 	LONG $0xb0348d4a // leaq (%rax,%r14,4), %rsi
@@ -3926,50 +4423,50 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	QUAD $0x0000011024ac8b48 // movq 0x110(%rsp), %rbp
 	QUAD $0x0000012024b48b4c // movq 0x120(%rsp), %r14
-	LONG $0xfe0d850f; WORD $0xffff // jne 0x48c0 <k_pack_rows+0x320>
+	LONG $0xfe0d850f; WORD $0xffff // jne 0x5250 <k_pack_rows+0x320>
 	LONG $0x0cc68348 // addq $0xc, %rsi
-	WORD $0x17eb // jmp 0x4ad0 <k_pack_rows+0x530>
+	WORD $0x17eb // jmp 0x5460 <k_pack_rows+0x530>
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x04c18349 // addq $0x4, %r9
 	WORD $0x0148; BYTE $0xee // addq %rbp, %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xfdf0840f; WORD $0xffff // je 0x48c0 <k_pack_rows+0x320>
+	LONG $0xfdf0840f; WORD $0xffff // je 0x5250 <k_pack_rows+0x320>
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x1b7e // jle 0x4af0 <k_pack_rows+0x550>
+	WORD $0x1b7e // jle 0x5480 <k_pack_rows+0x550>
 	LONG $0x107ac1c4; BYTE $0x01 // vmovss (%r9), %xmm0
 	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0xdb7c // jl 0x4ac0 <k_pack_rows+0x520>
-	WORD $0x18eb // jmp 0x4aff <k_pack_rows+0x55f>
+	WORD $0xdb7c // jl 0x5450 <k_pack_rows+0x520>
+	WORD $0x18eb // jmp 0x548f <k_pack_rows+0x55f>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0xc17c // jl 0x4ac0 <k_pack_rows+0x520>
+	WORD $0xc17c // jl 0x5450 <k_pack_rows+0x520>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02fe8349 // cmpq $0x2, %r14
-	WORD $0x067c // jl 0x4b0f <k_pack_rows+0x56f>
+	WORD $0x067c // jl 0x549f <k_pack_rows+0x56f>
 	LONG $0x107ac1c4; WORD $0x0104 // vmovss (%r9,%rax), %xmm0
 	LONG $0x4611fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi)
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0xa674 // je 0x4ac0 <k_pack_rows+0x520>
+	WORD $0xa674 // je 0x5450 <k_pack_rows+0x520>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03fe8349 // cmpq $0x3, %r14
-	WORD $0x107c // jl 0x4b34 <k_pack_rows+0x594>
+	WORD $0x107c // jl 0x54c4 <k_pack_rows+0x594>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	LONG $0x107ac1c4; WORD $0x3904 // vmovss (%r9,%rdi), %xmm0
 	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
 	LONG $0x4611fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi)
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x8174 // je 0x4ac0 <k_pack_rows+0x520>
+	WORD $0x8174 // je 0x5450 <k_pack_rows+0x520>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0xff6c8c0f; WORD $0xffff // jl 0x4ab9 <k_pack_rows+0x519>
+	LONG $0xff6c8c0f; WORD $0xffff // jl 0x5449 <k_pack_rows+0x519>
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x107ac1c4; WORD $0x3904 // vmovss (%r9,%rdi), %xmm0
 	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
-	LONG $0xffff57e9; BYTE $0xff // jmp 0x4ab9 <k_pack_rows+0x519>
+	LONG $0xffff57e9; BYTE $0xff // jmp 0x5449 <k_pack_rows+0x519>
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -3978,13 +4475,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	WORD $0x014c; BYTE $0xc3 // addq %r8, %rbx
 	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
-	LONG $0xfbd88d0f; WORD $0xffff // jge 0x4760 <k_pack_rows+0x1c0>
+	LONG $0xfbd88d0f; WORD $0xffff // jge 0x50f0 <k_pack_rows+0x1c0>
 	WORD $0x394c; BYTE $0xe5 // cmpq %r12, %rbp
-	WORD $0xe37e // jle 0x4b70 <k_pack_rows+0x5d0>
+	WORD $0xe37e // jle 0x5500 <k_pack_rows+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x067e // jle 0x4b98 <k_pack_rows+0x5f8>
+	WORD $0x067e // jle 0x5528 <k_pack_rows+0x5f8>
 	LONG $0x0310fac5 // vmovss (%rbx), %xmm0
-	WORD $0x04eb // jmp 0x4b9c <k_pack_rows+0x5fc>
+	WORD $0x04eb // jmp 0x552c <k_pack_rows+0x5fc>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x000000c024948b48 // movq 0xc0(%rsp), %rdx
 	LONG $0x223c8d4e // leaq (%rdx,%r12), %r15
@@ -3994,268 +4491,268 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x6a7c // jl 0x4c30 <k_pack_rows+0x690>
+	WORD $0x6a7c // jl 0x55c0 <k_pack_rows+0x690>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x057c // jl 0x4bd5 <k_pack_rows+0x635>
+	WORD $0x057c // jl 0x5565 <k_pack_rows+0x635>
 	LONG $0x0410fac5; BYTE $0x03 // vmovss (%rbx,%rax), %xmm0
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4a74 // je 0x4c30 <k_pack_rows+0x690>
+	WORD $0x4a74 // je 0x55c0 <k_pack_rows+0x690>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0a7c // jl 0x4bfa <k_pack_rows+0x65a>
+	WORD $0x0a7c // jl 0x558a <k_pack_rows+0x65a>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x0410fac5; BYTE $0x13 // vmovss (%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2574 // je 0x4c30 <k_pack_rows+0x690>
+	WORD $0x2574 // je 0x55c0 <k_pack_rows+0x690>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0a7c // jl 0x4c1f <k_pack_rows+0x67f>
+	WORD $0x0a7c // jl 0x55af <k_pack_rows+0x67f>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x0410fac5; BYTE $0x13 // vmovss (%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xff36840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xff36840f; WORD $0xffff // je 0x5500 <k_pack_rows+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1c7e // jle 0x4c5b <k_pack_rows+0x6bb>
+	WORD $0x1c7e // jle 0x55eb <k_pack_rows+0x6bb>
 	LONG $0x4310fac5; BYTE $0x04 // vmovss 0x4(%rbx), %xmm0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1b7d // jge 0x4c71 <k_pack_rows+0x6d1>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x4ce0 <k_pack_rows+0x740>
+	WORD $0x1b7d // jge 0x5601 <k_pack_rows+0x6d1>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x5670 <k_pack_rows+0x740>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x6f7c // jl 0x4ce0 <k_pack_rows+0x740>
+	WORD $0x6f7c // jl 0x5670 <k_pack_rows+0x740>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x4c81 <k_pack_rows+0x6e1>
+	WORD $0x067c // jl 0x5611 <k_pack_rows+0x6e1>
 	LONG $0x4410fac5; WORD $0x0403 // vmovss 0x4(%rbx,%rax), %xmm0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4e74 // je 0x4ce0 <k_pack_rows+0x740>
+	WORD $0x4e74 // je 0x5670 <k_pack_rows+0x740>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0b7c // jl 0x4ca7 <k_pack_rows+0x707>
+	WORD $0x0b7c // jl 0x5637 <k_pack_rows+0x707>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x4410fac5; WORD $0x0413 // vmovss 0x4(%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2874 // je 0x4ce0 <k_pack_rows+0x740>
+	WORD $0x2874 // je 0x5670 <k_pack_rows+0x740>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0b7c // jl 0x4ccd <k_pack_rows+0x72d>
+	WORD $0x0b7c // jl 0x565d <k_pack_rows+0x72d>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x4410fac5; WORD $0x0413 // vmovss 0x4(%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x02f98349 // cmpq $0x2, %r9
-	LONG $0xfe86840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xfe86840f; WORD $0xffff // je 0x5500 <k_pack_rows+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x4d08 <k_pack_rows+0x768>
+	WORD $0x197e // jle 0x5698 <k_pack_rows+0x768>
 	LONG $0x4310fac5; BYTE $0x08 // vmovss 0x8(%rbx), %xmm0
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x4d1e <k_pack_rows+0x77e>
-	WORD $0x7eeb // jmp 0x4d86 <k_pack_rows+0x7e6>
+	WORD $0x187d // jge 0x56ae <k_pack_rows+0x77e>
+	WORD $0x7eeb // jmp 0x5716 <k_pack_rows+0x7e6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x687c // jl 0x4d86 <k_pack_rows+0x7e6>
+	WORD $0x687c // jl 0x5716 <k_pack_rows+0x7e6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x4d2e <k_pack_rows+0x78e>
+	WORD $0x067c // jl 0x56be <k_pack_rows+0x78e>
 	LONG $0x4410fac5; WORD $0x0803 // vmovss 0x8(%rbx,%rax), %xmm0
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4c74 // je 0x4d86 <k_pack_rows+0x7e6>
+	WORD $0x4c74 // je 0x5716 <k_pack_rows+0x7e6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x137c // jl 0x4d57 <k_pack_rows+0x7b7>
+	WORD $0x137c // jl 0x56e7 <k_pack_rows+0x7b7>
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x4410fac5; WORD $0x0833 // vmovss 0x8(%rbx,%rsi), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2374 // je 0x4d86 <k_pack_rows+0x7e6>
+	WORD $0x2374 // je 0x5716 <k_pack_rows+0x7e6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x137c // jl 0x4d80 <k_pack_rows+0x7e0>
+	WORD $0x137c // jl 0x5710 <k_pack_rows+0x7e0>
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x4410fac5; WORD $0x0833 // vmovss 0x8(%rbx,%rsi), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	LONG $0x03f98349 // cmpq $0x3, %r9
-	LONG $0xfde0840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xfde0840f; WORD $0xffff // je 0x5500 <k_pack_rows+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x4dae <k_pack_rows+0x80e>
+	WORD $0x197e // jle 0x573e <k_pack_rows+0x80e>
 	LONG $0x4310fac5; BYTE $0x0c // vmovss 0xc(%rbx), %xmm0
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x4dc4 <k_pack_rows+0x824>
-	WORD $0x7eeb // jmp 0x4e2c <k_pack_rows+0x88c>
+	WORD $0x187d // jge 0x5754 <k_pack_rows+0x824>
+	WORD $0x7eeb // jmp 0x57bc <k_pack_rows+0x88c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x687c // jl 0x4e2c <k_pack_rows+0x88c>
+	WORD $0x687c // jl 0x57bc <k_pack_rows+0x88c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x4dd4 <k_pack_rows+0x834>
+	WORD $0x067c // jl 0x5764 <k_pack_rows+0x834>
 	LONG $0x4410fac5; WORD $0x0c03 // vmovss 0xc(%rbx,%rax), %xmm0
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4c74 // je 0x4e2c <k_pack_rows+0x88c>
+	WORD $0x4c74 // je 0x57bc <k_pack_rows+0x88c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x137c // jl 0x4dfd <k_pack_rows+0x85d>
+	WORD $0x137c // jl 0x578d <k_pack_rows+0x85d>
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x4410fac5; WORD $0x0c33 // vmovss 0xc(%rbx,%rsi), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2374 // je 0x4e2c <k_pack_rows+0x88c>
+	WORD $0x2374 // je 0x57bc <k_pack_rows+0x88c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x137c // jl 0x4e26 <k_pack_rows+0x886>
+	WORD $0x137c // jl 0x57b6 <k_pack_rows+0x886>
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x4410fac5; WORD $0x0c33 // vmovss 0xc(%rbx,%rsi), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	LONG $0xfd3a840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xfd3a840f; WORD $0xffff // je 0x5500 <k_pack_rows+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x4e54 <k_pack_rows+0x8b4>
+	WORD $0x197e // jle 0x57e4 <k_pack_rows+0x8b4>
 	LONG $0x4310fac5; BYTE $0x10 // vmovss 0x10(%rbx), %xmm0
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x4e6a <k_pack_rows+0x8ca>
-	WORD $0x7deb // jmp 0x4ed1 <k_pack_rows+0x931>
+	WORD $0x187d // jge 0x57fa <k_pack_rows+0x8ca>
+	WORD $0x7deb // jmp 0x5861 <k_pack_rows+0x931>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x677c // jl 0x4ed1 <k_pack_rows+0x931>
+	WORD $0x677c // jl 0x5861 <k_pack_rows+0x931>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x4e7a <k_pack_rows+0x8da>
+	WORD $0x067c // jl 0x580a <k_pack_rows+0x8da>
 	LONG $0x4410fac5; WORD $0x1003 // vmovss 0x10(%rbx,%rax), %xmm0
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4674 // je 0x4ed1 <k_pack_rows+0x931>
+	WORD $0x4674 // je 0x5861 <k_pack_rows+0x931>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0b7c // jl 0x4ea0 <k_pack_rows+0x900>
+	WORD $0x0b7c // jl 0x5830 <k_pack_rows+0x900>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x4410fac5; WORD $0x1013 // vmovss 0x10(%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2074 // je 0x4ed1 <k_pack_rows+0x931>
+	WORD $0x2074 // je 0x5861 <k_pack_rows+0x931>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0b7c // jl 0x4ec6 <k_pack_rows+0x926>
+	WORD $0x0b7c // jl 0x5856 <k_pack_rows+0x926>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x4410fac5; WORD $0x1013 // vmovss 0x10(%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	LONG $0x05f98349 // cmpq $0x5, %r9
-	LONG $0xfc95840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xfc95840f; WORD $0xffff // je 0x5500 <k_pack_rows+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x4ef9 <k_pack_rows+0x959>
+	WORD $0x197e // jle 0x5889 <k_pack_rows+0x959>
 	LONG $0x4310fac5; BYTE $0x14 // vmovss 0x14(%rbx), %xmm0
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x4f0f <k_pack_rows+0x96f>
-	WORD $0x7deb // jmp 0x4f76 <k_pack_rows+0x9d6>
+	WORD $0x187d // jge 0x589f <k_pack_rows+0x96f>
+	WORD $0x7deb // jmp 0x5906 <k_pack_rows+0x9d6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x677c // jl 0x4f76 <k_pack_rows+0x9d6>
+	WORD $0x677c // jl 0x5906 <k_pack_rows+0x9d6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x4f1f <k_pack_rows+0x97f>
+	WORD $0x067c // jl 0x58af <k_pack_rows+0x97f>
 	LONG $0x4410fac5; WORD $0x1403 // vmovss 0x14(%rbx,%rax), %xmm0
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	WORD $0x4674 // je 0x4f76 <k_pack_rows+0x9d6>
+	WORD $0x4674 // je 0x5906 <k_pack_rows+0x9d6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0b7c // jl 0x4f45 <k_pack_rows+0x9a5>
+	WORD $0x0b7c // jl 0x58d5 <k_pack_rows+0x9a5>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x4410fac5; WORD $0x1413 // vmovss 0x14(%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2074 // je 0x4f76 <k_pack_rows+0x9d6>
+	WORD $0x2074 // je 0x5906 <k_pack_rows+0x9d6>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0b7c // jl 0x4f6b <k_pack_rows+0x9cb>
+	WORD $0x0b7c // jl 0x58fb <k_pack_rows+0x9cb>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x4410fac5; WORD $0x1413 // vmovss 0x14(%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	LONG $0x06f98349 // cmpq $0x6, %r9
-	LONG $0xfbf0840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xfbf0840f; WORD $0xffff // je 0x5500 <k_pack_rows+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1d7e // jle 0x4fa2 <k_pack_rows+0xa02>
+	WORD $0x1d7e // jle 0x5932 <k_pack_rows+0xa02>
 	LONG $0x4310fac5; BYTE $0x18 // vmovss 0x18(%rbx), %xmm0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfbd08c0f; WORD $0xffff // jl 0x4b70 <k_pack_rows+0x5d0>
-	WORD $0x1aeb // jmp 0x4fbc <k_pack_rows+0xa1c>
+	LONG $0xfbd08c0f; WORD $0xffff // jl 0x5500 <k_pack_rows+0x5d0>
+	WORD $0x1aeb // jmp 0x594c <k_pack_rows+0xa1c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfbb48c0f; WORD $0xffff // jl 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xfbb48c0f; WORD $0xffff // jl 0x5500 <k_pack_rows+0x5d0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x4fcc <k_pack_rows+0xa2c>
+	WORD $0x067c // jl 0x595c <k_pack_rows+0xa2c>
 	LONG $0x4410fac5; WORD $0x1803 // vmovss 0x18(%rbx,%rax), %xmm0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfb8f840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xfb8f840f; WORD $0xffff // je 0x5500 <k_pack_rows+0x5d0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0b7c // jl 0x4ff6 <k_pack_rows+0xa56>
+	WORD $0x0b7c // jl 0x5986 <k_pack_rows+0xa56>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0x4410fac5; WORD $0x1813 // vmovss 0x18(%rbx,%rdx), %xmm0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfb65840f; WORD $0xffff // je 0x4b70 <k_pack_rows+0x5d0>
+	LONG $0xfb65840f; WORD $0xffff // je 0x5500 <k_pack_rows+0x5d0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfb498c0f; WORD $0xffff // jl 0x4b62 <k_pack_rows+0x5c2>
+	LONG $0xfb498c0f; WORD $0xffff // jl 0x54f2 <k_pack_rows+0x5c2>
 	LONG $0x24548b48; BYTE $0x08 // movq 0x8(%rsp), %rdx
 	LONG $0x4410fac5; WORD $0x1813 // vmovss 0x18(%rbx,%rdx), %xmm0
-	LONG $0xfffb39e9; BYTE $0xff // jmp 0x4b62 <k_pack_rows+0x5c2>
+	LONG $0xfffb39e9; BYTE $0xff // jmp 0x54f2 <k_pack_rows+0x5c2>
 	LONG $0x40c48148; WORD $0x0001; BYTE $0x00 // addq $0x140, %rsp # imm = 0x140
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4270,10 +4767,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_rows_f16
 	LONG $0x28478b4c // movq 0x28(%rdi), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0b948e0f; WORD $0x0000 // jle 0x5be1 <k_pack_rows_f16+0xba1>
+	LONG $0x0b948e0f; WORD $0x0000 // jle 0x6571 <k_pack_rows_f16+0xba1>
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0b878e0f; WORD $0x0000 // jle 0x5be1 <k_pack_rows_f16+0xba1>
+	LONG $0x0b878e0f; WORD $0x0000 // jle 0x6571 <k_pack_rows_f16+0xba1>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -4355,7 +4852,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000013024ac894c // movq %r13, 0x130(%rsp)
 	QUAD $0x0000012824ac8948 // movq %rbp, 0x128(%rsp)
 	QUAD $0x00000100249c894c // movq %r11, 0x100(%rsp)
-	LONG $0x000096e9; BYTE $0x00 // jmp 0x5288 <k_pack_rows_f16+0x248>
+	LONG $0x000096e9; BYTE $0x00 // jmp 0x5c18 <k_pack_rows_f16+0x248>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
@@ -4381,7 +4878,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
 	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
-	LONG $0x09488d0f; WORD $0x0000 // jge 0x5bd0 <k_pack_rows_f16+0xb90>
+	LONG $0x09488d0f; WORD $0x0000 // jge 0x6560 <k_pack_rows_f16+0xb90>
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
 	LONG $0x40f88348 // cmpq $0x40, %rax
@@ -4395,17 +4892,17 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000b0249c8948 // movq %rbx, 0xb0(%rsp)
 	LONG $0x247c894c; BYTE $0x68 // movq %r15, 0x68(%rsp)
 	QUAD $0x000000a824bc8948 // movq %rdi, 0xa8(%rsp)
-	WORD $0x2d7d // jge 0x5300 <k_pack_rows_f16+0x2c0>
+	WORD $0x2d7d // jge 0x5c90 <k_pack_rows_f16+0x2c0>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
 	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0xff1c8e0f; WORD $0xffff // jle 0x5200 <k_pack_rows_f16+0x1c0>
+	LONG $0xff1c8e0f; WORD $0xffff // jle 0x5b90 <k_pack_rows_f16+0x1c0>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	LONG $0x245c8b48; BYTE $0x68 // movq 0x68(%rsp), %rbx
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x00036ee9; BYTE $0x00 // jmp 0x5668 <k_pack_rows_f16+0x628>
+	LONG $0x00036ee9; BYTE $0x00 // jmp 0x5ff8 <k_pack_rows_f16+0x628>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0xccaf0f49 // imulq %r12, %rcx
@@ -4425,7 +4922,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24048b4c // movq (%rsp), %r8
 	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
 	QUAD $0x0000011024a4894c // movq %r12, 0x110(%rsp)
-	WORD $0x52eb // jmp 0x53a3 <k_pack_rows_f16+0x363>
+	WORD $0x52eb // jmp 0x5d33 <k_pack_rows_f16+0x363>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0xfcc08348 // addq $-0x4, %rax
@@ -4440,7 +4937,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
-	LONG $0xfe5d8d0f; WORD $0xffff // jge 0x5200 <k_pack_rows_f16+0x1c0>
+	LONG $0xfe5d8d0f; WORD $0xffff // jge 0x5b90 <k_pack_rows_f16+0x1c0>
 	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
@@ -4452,7 +4949,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
 	QUAD $0x0000013824b48948 // movq %rsi, 0x138(%rsp)
-	LONG $0x01438c0f; WORD $0x0000 // jl 0x5520 <k_pack_rows_f16+0x4e0>
+	LONG $0x01438c0f; WORD $0x0000 // jl 0x5eb0 <k_pack_rows_f16+0x4e0>
 	QUAD $0x0000012024ac894c // movq %r13, 0x120(%rsp)
 	WORD $0xed31 // xorl %ebp, %ebp
 	QUAD $0x0000010824ac8b4c // movq 0x108(%rsp), %r13
@@ -4497,7 +4994,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18348 // addq $0x10, %rcx
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
 	LONG $0x244c3b48; BYTE $0x60 // cmpq 0x60(%rsp), %rcx
-	LONG $0xff458e0f; WORD $0xffff // jle 0x5430 <k_pack_rows_f16+0x3f0>
+	LONG $0xff458e0f; WORD $0xffff // jle 0x5dc0 <k_pack_rows_f16+0x3f0>
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	QUAD $0x00000100249c8b4c // movq 0x100(%rsp), %r11
 	LONG $0x247c8b48; BYTE $0x50 // movq 0x50(%rsp), %rdi
@@ -4506,7 +5003,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b48; BYTE $0x60 // movq 0x60(%rsp), %rbx
 	QUAD $0x0000011024a48b4c // movq 0x110(%rsp), %r12
 	QUAD $0x0000012024ac8b4c // movq 0x120(%rsp), %r13
-	WORD $0x13eb // jmp 0x552e <k_pack_rows_f16+0x4ee>
+	WORD $0x13eb // jmp 0x5ebe <k_pack_rows_f16+0x4ee>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	QUAD $0x0000011824848b48 // movq 0x118(%rsp), %rax
 	LONG $0xa8348d4a // leaq (%rax,%r13,4), %rsi
@@ -4522,56 +5019,56 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000012824ac8b48 // movq 0x128(%rsp), %rbp
 	QUAD $0x0000013024ac8b4c // movq 0x130(%rsp), %r13
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0xfdfc850f; WORD $0xffff // jne 0x5360 <k_pack_rows_f16+0x320>
+	LONG $0xfdfc850f; WORD $0xffff // jne 0x5cf0 <k_pack_rows_f16+0x320>
 	LONG $0x0cc68348 // addq $0xc, %rsi
-	WORD $0x16eb // jmp 0x5580 <k_pack_rows_f16+0x540>
+	WORD $0x16eb // jmp 0x5f10 <k_pack_rows_f16+0x540>
 	LONG $0x0611fac5 // vmovss %xmm0, (%rsi)
 	WORD $0x9066 // nop
 	LONG $0x02c18349 // addq $0x2, %r9
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xfde0840f; WORD $0xffff // je 0x5360 <k_pack_rows_f16+0x320>
+	LONG $0xfde0840f; WORD $0xffff // je 0x5cf0 <k_pack_rows_f16+0x320>
 	LONG $0x247c8348; WORD $0x0038 // cmpq $0x0, 0x38(%rsp)
-	WORD $0x287e // jle 0x55b0 <k_pack_rows_f16+0x570>
+	WORD $0x287e // jle 0x5f40 <k_pack_rows_f16+0x570>
 	LONG $0x11b70f45 // movzwl (%r9), %r10d
 	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0xcf7c // jl 0x5570 <k_pack_rows_f16+0x530>
-	WORD $0x1ceb // jmp 0x55bf <k_pack_rows_f16+0x57f>
+	WORD $0xcf7c // jl 0x5f00 <k_pack_rows_f16+0x530>
+	WORD $0x1ceb // jmp 0x5f4f <k_pack_rows_f16+0x57f>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xf4 // vmovss %xmm0, -0xc(%rsi)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0xb17c // jl 0x5570 <k_pack_rows_f16+0x530>
+	WORD $0xb17c // jl 0x5f00 <k_pack_rows_f16+0x530>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x247c8348; WORD $0x0238 // cmpq $0x2, 0x38(%rsp)
-	WORD $0x0f7c // jl 0x55da <k_pack_rows_f16+0x59a>
+	WORD $0x0f7c // jl 0x5f6a <k_pack_rows_f16+0x59a>
 	LONG $0x14b70f45; BYTE $0x29 // movzwl (%r9,%rbp), %r10d
 	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xf8 // vmovss %xmm0, -0x8(%rsi)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x8b74 // je 0x5570 <k_pack_rows_f16+0x530>
+	WORD $0x8b74 // je 0x5f00 <k_pack_rows_f16+0x530>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x247c8348; WORD $0x0338 // cmpq $0x3, 0x38(%rsp)
-	WORD $0x0f7c // jl 0x5600 <k_pack_rows_f16+0x5c0>
+	WORD $0x0f7c // jl 0x5f90 <k_pack_rows_f16+0x5c0>
 	LONG $0x14b70f47; BYTE $0x01 // movzwl (%r9,%r8), %r10d
 	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x4611fac5; BYTE $0xfc // vmovss %xmm0, -0x4(%rsi)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	LONG $0xff61840f; WORD $0xffff // je 0x5570 <k_pack_rows_f16+0x530>
+	LONG $0xff61840f; WORD $0xffff // je 0x5f00 <k_pack_rows_f16+0x530>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x247c8348; WORD $0x0438 // cmpq $0x4, 0x38(%rsp)
-	LONG $0xff4b8c0f; WORD $0xffff // jl 0x556a <k_pack_rows_f16+0x52a>
+	LONG $0xff4b8c0f; WORD $0xffff // jl 0x5efa <k_pack_rows_f16+0x52a>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x14b70f45; BYTE $0x01 // movzwl (%r9,%rax), %r10d
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x6e79c1c4; BYTE $0xc2 // vmovd %r10d, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xffff2de9; BYTE $0xff // jmp 0x556a <k_pack_rows_f16+0x52a>
+	LONG $0xffff2de9; BYTE $0xff // jmp 0x5efa <k_pack_rows_f16+0x52a>
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -4580,15 +5077,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
 	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0xfb988d0f; WORD $0xffff // jge 0x5200 <k_pack_rows_f16+0x1c0>
+	LONG $0xfb988d0f; WORD $0xffff // jge 0x5b90 <k_pack_rows_f16+0x1c0>
 	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	WORD $0xe37e // jle 0x5650 <k_pack_rows_f16+0x610>
+	WORD $0xe37e // jle 0x5fe0 <k_pack_rows_f16+0x610>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x0e7e // jle 0x5680 <k_pack_rows_f16+0x640>
+	WORD $0x0e7e // jle 0x6010 <k_pack_rows_f16+0x640>
 	WORD $0xb70f; BYTE $0x03 // movzwl (%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	WORD $0x04eb // jmp 0x5684 <k_pack_rows_f16+0x644>
+	WORD $0x04eb // jmp 0x6014 <k_pack_rows_f16+0x644>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x000000d024848b48 // movq 0xd0(%rsp), %rax
 	LONG $0x203c8d4e // leaq (%rax,%r12), %r15
@@ -4598,20 +5095,20 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x007e8c0f; WORD $0x0000 // jl 0x5730 <k_pack_rows_f16+0x6f0>
+	LONG $0x007e8c0f; WORD $0x0000 // jl 0x60c0 <k_pack_rows_f16+0x6f0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0d7c // jl 0x56c9 <k_pack_rows_f16+0x689>
+	WORD $0x0d7c // jl 0x6059 <k_pack_rows_f16+0x689>
 	LONG $0x2b04b70f // movzwl (%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x5674 // je 0x5730 <k_pack_rows_f16+0x6f0>
+	WORD $0x5674 // je 0x60c0 <k_pack_rows_f16+0x6f0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x117c // jl 0x56f5 <k_pack_rows_f16+0x6b5>
+	WORD $0x117c // jl 0x6085 <k_pack_rows_f16+0x6b5>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0304b70f // movzwl (%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4619,10 +5116,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2a74 // je 0x5730 <k_pack_rows_f16+0x6f0>
+	WORD $0x2a74 // je 0x60c0 <k_pack_rows_f16+0x6f0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x127c // jl 0x5722 <k_pack_rows_f16+0x6e2>
+	WORD $0x127c // jl 0x60b2 <k_pack_rows_f16+0x6e2>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0304b70f // movzwl (%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4631,35 +5128,35 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xff16840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xff16840f; WORD $0xffff // je 0x5fe0 <k_pack_rows_f16+0x610>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x247e // jle 0x5763 <k_pack_rows_f16+0x723>
+	WORD $0x247e // jle 0x60f3 <k_pack_rows_f16+0x723>
 	LONG $0x0243b70f // movzwl 0x2(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1f7d // jge 0x577d <k_pack_rows_f16+0x73d>
-	LONG $0x00009de9; BYTE $0x00 // jmp 0x5800 <k_pack_rows_f16+0x7c0>
+	WORD $0x1f7d // jge 0x610d <k_pack_rows_f16+0x73d>
+	LONG $0x00009de9; BYTE $0x00 // jmp 0x6190 <k_pack_rows_f16+0x7c0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0x00838c0f; WORD $0x0000 // jl 0x5800 <k_pack_rows_f16+0x7c0>
+	LONG $0x00838c0f; WORD $0x0000 // jl 0x6190 <k_pack_rows_f16+0x7c0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0e7c // jl 0x5795 <k_pack_rows_f16+0x755>
+	WORD $0x0e7c // jl 0x6125 <k_pack_rows_f16+0x755>
 	LONG $0x2b44b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x5a74 // je 0x5800 <k_pack_rows_f16+0x7c0>
+	WORD $0x5a74 // je 0x6190 <k_pack_rows_f16+0x7c0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x127c // jl 0x57c2 <k_pack_rows_f16+0x782>
+	WORD $0x127c // jl 0x6152 <k_pack_rows_f16+0x782>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4667,10 +5164,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2d74 // je 0x5800 <k_pack_rows_f16+0x7c0>
+	WORD $0x2d74 // je 0x6190 <k_pack_rows_f16+0x7c0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x137c // jl 0x57f0 <k_pack_rows_f16+0x7b0>
+	WORD $0x137c // jl 0x6180 <k_pack_rows_f16+0x7b0>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4679,123 +5176,123 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x02f98349 // cmpq $0x2, %r9
-	LONG $0xfe46840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xfe46840f; WORD $0xffff // je 0x5fe0 <k_pack_rows_f16+0x610>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x247e // jle 0x5833 <k_pack_rows_f16+0x7f3>
+	WORD $0x247e // jle 0x61c3 <k_pack_rows_f16+0x7f3>
 	LONG $0x0443b70f // movzwl 0x4(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1b7d // jge 0x5849 <k_pack_rows_f16+0x809>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x58b8 <k_pack_rows_f16+0x878>
+	WORD $0x1b7d // jge 0x61d9 <k_pack_rows_f16+0x809>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x6248 <k_pack_rows_f16+0x878>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x48 // movq 0x48(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x6f7c // jl 0x58b8 <k_pack_rows_f16+0x878>
+	WORD $0x6f7c // jl 0x6248 <k_pack_rows_f16+0x878>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0e7c // jl 0x5861 <k_pack_rows_f16+0x821>
+	WORD $0x0e7c // jl 0x61f1 <k_pack_rows_f16+0x821>
 	LONG $0x2b44b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x4b74 // je 0x58b8 <k_pack_rows_f16+0x878>
+	WORD $0x4b74 // je 0x6248 <k_pack_rows_f16+0x878>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x127c // jl 0x5889 <k_pack_rows_f16+0x849>
+	WORD $0x127c // jl 0x6219 <k_pack_rows_f16+0x849>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2374 // je 0x58b8 <k_pack_rows_f16+0x878>
+	WORD $0x2374 // je 0x6248 <k_pack_rows_f16+0x878>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x137c // jl 0x58b2 <k_pack_rows_f16+0x872>
+	WORD $0x137c // jl 0x6242 <k_pack_rows_f16+0x872>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	LONG $0x03f98349 // cmpq $0x3, %r9
-	LONG $0xfd8e840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xfd8e840f; WORD $0xffff // je 0x5fe0 <k_pack_rows_f16+0x610>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x247e // jle 0x58eb <k_pack_rows_f16+0x8ab>
+	WORD $0x247e // jle 0x627b <k_pack_rows_f16+0x8ab>
 	LONG $0x0643b70f // movzwl 0x6(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1b7d // jge 0x5901 <k_pack_rows_f16+0x8c1>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x5970 <k_pack_rows_f16+0x930>
+	WORD $0x1b7d // jge 0x6291 <k_pack_rows_f16+0x8c1>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x6300 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf4 // vmovss %xmm0, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x6f7c // jl 0x5970 <k_pack_rows_f16+0x930>
+	WORD $0x6f7c // jl 0x6300 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0e7c // jl 0x5919 <k_pack_rows_f16+0x8d9>
+	WORD $0x0e7c // jl 0x62a9 <k_pack_rows_f16+0x8d9>
 	LONG $0x2b44b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xf8 // vmovss %xmm0, -0x8(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x4b74 // je 0x5970 <k_pack_rows_f16+0x930>
+	WORD $0x4b74 // je 0x6300 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x127c // jl 0x5941 <k_pack_rows_f16+0x901>
+	WORD $0x127c // jl 0x62d1 <k_pack_rows_f16+0x901>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x117aa1c4; WORD $0xa244; BYTE $0xfc // vmovss %xmm0, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2374 // je 0x5970 <k_pack_rows_f16+0x930>
+	WORD $0x2374 // je 0x6300 <k_pack_rows_f16+0x930>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x137c // jl 0x596a <k_pack_rows_f16+0x92a>
+	WORD $0x137c // jl 0x62fa <k_pack_rows_f16+0x92a>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x117aa1c4; WORD $0xa204 // vmovss %xmm0, (%rdx,%r12,4)
 	LONG $0x04f98349 // cmpq $0x4, %r9
-	LONG $0xfcd6840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xfcd6840f; WORD $0xffff // je 0x5fe0 <k_pack_rows_f16+0x610>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x247e // jle 0x59a3 <k_pack_rows_f16+0x963>
+	WORD $0x247e // jle 0x6333 <k_pack_rows_f16+0x963>
 	LONG $0x0843b70f // movzwl 0x8(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1b7d // jge 0x59b9 <k_pack_rows_f16+0x979>
-	LONG $0x000094e9; BYTE $0x00 // jmp 0x5a37 <k_pack_rows_f16+0x9f7>
+	WORD $0x1b7d // jge 0x6349 <k_pack_rows_f16+0x979>
+	LONG $0x000094e9; BYTE $0x00 // jmp 0x63c7 <k_pack_rows_f16+0x9f7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x7e7c // jl 0x5a37 <k_pack_rows_f16+0x9f7>
+	WORD $0x7e7c // jl 0x63c7 <k_pack_rows_f16+0x9f7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0e7c // jl 0x59d1 <k_pack_rows_f16+0x991>
+	WORD $0x0e7c // jl 0x6361 <k_pack_rows_f16+0x991>
 	LONG $0x2b44b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x5574 // je 0x5a37 <k_pack_rows_f16+0x9f7>
+	WORD $0x5574 // je 0x63c7 <k_pack_rows_f16+0x9f7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x127c // jl 0x59fe <k_pack_rows_f16+0x9be>
+	WORD $0x127c // jl 0x638e <k_pack_rows_f16+0x9be>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4803,10 +5300,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2874 // je 0x5a37 <k_pack_rows_f16+0x9f7>
+	WORD $0x2874 // je 0x63c7 <k_pack_rows_f16+0x9f7>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x137c // jl 0x5a2c <k_pack_rows_f16+0x9ec>
+	WORD $0x137c // jl 0x63bc <k_pack_rows_f16+0x9ec>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4814,35 +5311,35 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
 	LONG $0x05f98349 // cmpq $0x5, %r9
-	LONG $0xfc0f840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xfc0f840f; WORD $0xffff // je 0x5fe0 <k_pack_rows_f16+0x610>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x247e // jle 0x5a6a <k_pack_rows_f16+0xa2a>
+	WORD $0x247e // jle 0x63fa <k_pack_rows_f16+0xa2a>
 	LONG $0x0a43b70f // movzwl 0xa(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x1b7d // jge 0x5a80 <k_pack_rows_f16+0xa40>
-	LONG $0x000094e9; BYTE $0x00 // jmp 0x5afe <k_pack_rows_f16+0xabe>
+	WORD $0x1b7d // jge 0x6410 <k_pack_rows_f16+0xa40>
+	LONG $0x000094e9; BYTE $0x00 // jmp 0x648e <k_pack_rows_f16+0xabe>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x7e7c // jl 0x5afe <k_pack_rows_f16+0xabe>
+	WORD $0x7e7c // jl 0x648e <k_pack_rows_f16+0xabe>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0e7c // jl 0x5a98 <k_pack_rows_f16+0xa58>
+	WORD $0x0e7c // jl 0x6428 <k_pack_rows_f16+0xa58>
 	LONG $0x2b44b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x5574 // je 0x5afe <k_pack_rows_f16+0xabe>
+	WORD $0x5574 // je 0x648e <k_pack_rows_f16+0xabe>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x127c // jl 0x5ac5 <k_pack_rows_f16+0xa85>
+	WORD $0x127c // jl 0x6455 <k_pack_rows_f16+0xa85>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4850,10 +5347,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	WORD $0x2874 // je 0x5afe <k_pack_rows_f16+0xabe>
+	WORD $0x2874 // je 0x648e <k_pack_rows_f16+0xabe>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x137c // jl 0x5af3 <k_pack_rows_f16+0xab3>
+	WORD $0x137c // jl 0x6483 <k_pack_rows_f16+0xab3>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4861,35 +5358,35 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa004 // vmovss %xmm0, (%rax,%r12,4)
 	LONG $0x06f98349 // cmpq $0x6, %r9
-	LONG $0xfb48840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xfb48840f; WORD $0xffff // je 0x5fe0 <k_pack_rows_f16+0x610>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x257e // jle 0x5b32 <k_pack_rows_f16+0xaf2>
+	WORD $0x257e // jle 0x64c2 <k_pack_rows_f16+0xaf2>
 	LONG $0x0c43b70f // movzwl 0xc(%rbx), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfb208c0f; WORD $0xffff // jl 0x5650 <k_pack_rows_f16+0x610>
-	WORD $0x1aeb // jmp 0x5b4c <k_pack_rows_f16+0xb0c>
+	LONG $0xfb208c0f; WORD $0xffff // jl 0x5fe0 <k_pack_rows_f16+0x610>
+	WORD $0x1aeb // jmp 0x64dc <k_pack_rows_f16+0xb0c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf4 // vmovss %xmm0, -0xc(%rax,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfb048c0f; WORD $0xffff // jl 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xfb048c0f; WORD $0xffff // jl 0x5fe0 <k_pack_rows_f16+0x610>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0e7c // jl 0x5b64 <k_pack_rows_f16+0xb24>
+	WORD $0x0e7c // jl 0x64f4 <k_pack_rows_f16+0xb24>
 	LONG $0x2b44b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rbp), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xf8 // vmovss %xmm0, -0x8(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfad7840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xfad7840f; WORD $0xffff // je 0x5fe0 <k_pack_rows_f16+0x610>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x127c // jl 0x5b95 <k_pack_rows_f16+0xb55>
+	WORD $0x127c // jl 0x6525 <k_pack_rows_f16+0xb55>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
@@ -4897,15 +5394,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
 	LONG $0x117aa1c4; WORD $0xa044; BYTE $0xfc // vmovss %xmm0, -0x4(%rax,%r12,4)
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfaa6840f; WORD $0xffff // je 0x5650 <k_pack_rows_f16+0x610>
+	LONG $0xfaa6840f; WORD $0xffff // je 0x5fe0 <k_pack_rows_f16+0x610>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfa858c0f; WORD $0xffff // jl 0x563d <k_pack_rows_f16+0x5fd>
+	LONG $0xfa858c0f; WORD $0xffff // jl 0x5fcd <k_pack_rows_f16+0x5fd>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rax), %eax
 	LONG $0xc06ef9c5 // vmovd %eax, %xmm0
 	LONG $0x1379e2c4; BYTE $0xc0 // vcvtph2ps %xmm0, %xmm0
-	LONG $0xfffa6de9; BYTE $0xff // jmp 0x563d <k_pack_rows_f16+0x5fd>
+	LONG $0xfffa6de9; BYTE $0xff // jmp 0x5fcd <k_pack_rows_f16+0x5fd>
 	LONG $0x50c48148; WORD $0x0001; BYTE $0x00 // addq $0x150, %rsp # imm = 0x150
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -4920,10 +5417,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_rows_bf16
 	LONG $0x28478b4c // movq 0x28(%rdi), %r8
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x0a0d8e0f; WORD $0x0000 // jle 0x660a <k_pack_rows_bf16+0xa1a>
+	LONG $0x0a0d8e0f; WORD $0x0000 // jle 0x6f9a <k_pack_rows_bf16+0xa1a>
 	LONG $0x20478b48 // movq 0x20(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x0a008e0f; WORD $0x0000 // jle 0x660a <k_pack_rows_bf16+0xa1a>
+	LONG $0x0a008e0f; WORD $0x0000 // jle 0x6f9a <k_pack_rows_bf16+0xa1a>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
@@ -5003,7 +5500,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2464894c; BYTE $0x68 // movq %r12, 0x68(%rsp)
 	QUAD $0x00000100249c894c // movq %r11, 0x100(%rsp)
 	QUAD $0x0000008024ac894c // movq %r13, 0x80(%rsp)
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x5e23 <k_pack_rows_bf16+0x233>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x67b3 <k_pack_rows_bf16+0x233>
 	WORD $0x9066 // nop
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	QUAD $0x000000a824948b4c // movq 0xa8(%rsp), %r10
@@ -5028,7 +5525,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
 	QUAD $0x000000a024848b4c // movq 0xa0(%rsp), %r8
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x07d68d0f; WORD $0x0000 // jge 0x65f9 <k_pack_rows_bf16+0xa09>
+	LONG $0x07d68d0f; WORD $0x0000 // jge 0x6f89 <k_pack_rows_bf16+0xa09>
 	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
 	WORD $0x294d; BYTE $0xd7 // subq %r10, %r15
 	LONG $0x40ff8349 // cmpq $0x40, %r15
@@ -5041,17 +5538,17 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000b0248c894c // movq %r9, 0xb0(%rsp)
 	LONG $0x245c8948; BYTE $0x58 // movq %rbx, 0x58(%rsp)
 	QUAD $0x000000a82494894c // movq %r10, 0xa8(%rsp)
-	WORD $0x377d // jge 0x5ea0 <k_pack_rows_bf16+0x2b0>
+	WORD $0x377d // jge 0x6830 <k_pack_rows_bf16+0x2b0>
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
 	LONG $0x24748b48; BYTE $0x50 // movq 0x50(%rsp), %rsi
 	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
-	LONG $0xff218e0f; WORD $0xffff // jle 0x5da0 <k_pack_rows_bf16+0x1b0>
+	LONG $0xff218e0f; WORD $0xffff // jle 0x6730 <k_pack_rows_bf16+0x1b0>
 	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
 	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	LONG $0x000346e9; BYTE $0x00 // jmp 0x61d8 <k_pack_rows_bf16+0x5e8>
+	LONG $0x000346e9; BYTE $0x00 // jmp 0x6b68 <k_pack_rows_bf16+0x5e8>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	LONG $0xccaf0f49 // imulq %r12, %rcx
@@ -5072,7 +5569,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xc3 // movq %rax, %rbx
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	QUAD $0x00000088249c8948 // movq %rbx, 0x88(%rsp)
-	WORD $0x39eb // jmp 0x5f33 <k_pack_rows_bf16+0x343>
+	WORD $0x39eb // jmp 0x68c3 <k_pack_rows_bf16+0x343>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x04c68349 // addq $0x4, %r14
 	LONG $0xfcc08348 // addq $-0x4, %rax
@@ -5085,7 +5582,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
 	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
 	WORD $0x394d; BYTE $0xd6 // cmpq %r10, %r14
-	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x5da0 <k_pack_rows_bf16+0x1b0>
+	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x6730 <k_pack_rows_bf16+0x1b0>
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
 	WORD $0x894d; BYTE $0xf1 // movq %r14, %r9
@@ -5096,7 +5593,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x28 // movq %rax, 0x28(%rsp)
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	QUAD $0x0000013024b48948 // movq %rsi, 0x130(%rsp)
-	LONG $0x01668c0f; WORD $0x0000 // jl 0x60d0 <k_pack_rows_bf16+0x4e0>
+	LONG $0x01668c0f; WORD $0x0000 // jl 0x6a60 <k_pack_rows_bf16+0x4e0>
 	QUAD $0x0000012024b4894c // movq %r14, 0x120(%rsp)
 	WORD $0xed31 // xorl %ebp, %ebp
 	QUAD $0x0000011024948b4c // movq 0x110(%rsp), %r10
@@ -5144,7 +5641,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c18348 // addq $0x10, %rcx
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
 	QUAD $0x00000088248c3b48 // cmpq 0x88(%rsp), %rcx
-	LONG $0xff2e8e0f; WORD $0xffff // jle 0x5fc0 <k_pack_rows_bf16+0x3d0>
+	LONG $0xff2e8e0f; WORD $0xffff // jle 0x6950 <k_pack_rows_bf16+0x3d0>
 	QUAD $0x0000008024ac8b4c // movq 0x80(%rsp), %r13
 	WORD $0x014c; BYTE $0xee // addq %r13, %rsi
 	QUAD $0x00000100249c8b4c // movq 0x100(%rsp), %r11
@@ -5153,7 +5650,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
 	QUAD $0x00000088249c8b48 // movq 0x88(%rsp), %rbx
 	QUAD $0x0000012024848b48 // movq 0x120(%rsp), %rax
-	WORD $0x1beb // jmp 0x60e1 <k_pack_rows_bf16+0x4f1>
+	WORD $0x1beb // jmp 0x6a71 <k_pack_rows_bf16+0x4f1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000011824848b48 // movq 0x118(%rsp), %rax
 	LONG $0xb0348d4a // leaq (%rax,%r14,4), %rsi
@@ -5169,52 +5666,52 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01fa8041 // cmpb $0x1, %r10b
 	LONG $0x24148b4c // movq (%rsp), %r10
 	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
-	LONG $0xfdf5850f; WORD $0xffff // jne 0x5f00 <k_pack_rows_bf16+0x310>
+	LONG $0xfdf5850f; WORD $0xffff // jne 0x6890 <k_pack_rows_bf16+0x310>
 	LONG $0x0cc68348 // addq $0xc, %rsi
-	WORD $0x24eb // jmp 0x6135 <k_pack_rows_bf16+0x545>
+	WORD $0x24eb // jmp 0x6ac5 <k_pack_rows_bf16+0x545>
 	WORD $0x2e89 // movl %ebp, (%rsi)
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x02c18349 // addq $0x2, %r9
 	QUAD $0x0000014024b40348 // addq 0x140(%rsp), %rsi
 	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	LONG $0xfdcb840f; WORD $0xffff // je 0x5f00 <k_pack_rows_bf16+0x310>
+	LONG $0xfdcb840f; WORD $0xffff // je 0x6890 <k_pack_rows_bf16+0x310>
 	LONG $0x247c8348; WORD $0x0028 // cmpq $0x0, 0x28(%rsp)
-	WORD $0x137e // jle 0x6150 <k_pack_rows_bf16+0x560>
+	WORD $0x137e // jle 0x6ae0 <k_pack_rows_bf16+0x560>
 	LONG $0x29b70f41 // movzwl (%r9), %ebp
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
 	WORD $0x6e89; BYTE $0xf4 // movl %ebp, -0xc(%rsi)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0xd37c // jl 0x6120 <k_pack_rows_bf16+0x530>
-	WORD $0x0ceb // jmp 0x615b <k_pack_rows_bf16+0x56b>
+	WORD $0xd37c // jl 0x6ab0 <k_pack_rows_bf16+0x530>
+	WORD $0x0ceb // jmp 0x6aeb <k_pack_rows_bf16+0x56b>
 	BYTE $0x90 // nop
 	WORD $0xed31 // xorl %ebp, %ebp
 	WORD $0x6e89; BYTE $0xf4 // movl %ebp, -0xc(%rsi)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0xc57c // jl 0x6120 <k_pack_rows_bf16+0x530>
+	WORD $0xc57c // jl 0x6ab0 <k_pack_rows_bf16+0x530>
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x247c8348; WORD $0x0228 // cmpq $0x2, 0x28(%rsp)
-	WORD $0x087c // jl 0x616d <k_pack_rows_bf16+0x57d>
+	WORD $0x087c // jl 0x6afd <k_pack_rows_bf16+0x57d>
 	LONG $0x2cb70f43; BYTE $0x11 // movzwl (%r9,%r10), %ebp
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
 	WORD $0x6e89; BYTE $0xf8 // movl %ebp, -0x8(%rsi)
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0xaa74 // je 0x6120 <k_pack_rows_bf16+0x530>
+	WORD $0xaa74 // je 0x6ab0 <k_pack_rows_bf16+0x530>
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x247c8348; WORD $0x0328 // cmpq $0x3, 0x28(%rsp)
-	WORD $0x087c // jl 0x6188 <k_pack_rows_bf16+0x598>
+	WORD $0x087c // jl 0x6b18 <k_pack_rows_bf16+0x598>
 	LONG $0x2cb70f43; BYTE $0x01 // movzwl (%r9,%r8), %ebp
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
 	WORD $0x6e89; BYTE $0xfc // movl %ebp, -0x4(%rsi)
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x8f74 // je 0x6120 <k_pack_rows_bf16+0x530>
+	WORD $0x8f74 // je 0x6ab0 <k_pack_rows_bf16+0x530>
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0x247c8348; WORD $0x0428 // cmpq $0x4, 0x28(%rsp)
-	LONG $0xff728c0f; WORD $0xffff // jl 0x6111 <k_pack_rows_bf16+0x521>
+	LONG $0xff728c0f; WORD $0xffff // jl 0x6aa1 <k_pack_rows_bf16+0x521>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x2cb70f41; BYTE $0x01 // movzwl (%r9,%rax), %ebp
 	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
-	LONG $0xffff5be9; BYTE $0xff // jmp 0x6111 <k_pack_rows_bf16+0x521>
+	LONG $0xffff5be9; BYTE $0xff // jmp 0x6aa1 <k_pack_rows_bf16+0x521>
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	BYTE $0x90 // nop
@@ -5223,14 +5720,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	WORD $0x0148; BYTE $0xf3 // addq %rsi, %rbx
 	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0xfbc88d0f; WORD $0xffff // jge 0x5da0 <k_pack_rows_bf16+0x1b0>
+	LONG $0xfbc88d0f; WORD $0xffff // jge 0x6730 <k_pack_rows_bf16+0x1b0>
 	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	WORD $0xe37e // jle 0x61c0 <k_pack_rows_bf16+0x5d0>
+	WORD $0xe37e // jle 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x087e // jle 0x61ea <k_pack_rows_bf16+0x5fa>
+	WORD $0x087e // jle 0x6b7a <k_pack_rows_bf16+0x5fa>
 	WORD $0xb70f; BYTE $0x03 // movzwl (%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	WORD $0x02eb // jmp 0x61ec <k_pack_rows_bf16+0x5fc>
+	WORD $0x02eb // jmp 0x6b7c <k_pack_rows_bf16+0x5fc>
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000d024948b48 // movq 0xd0(%rsp), %rdx
 	LONG $0x220c8d4e // leaq (%rdx,%r12), %r9
@@ -5240,281 +5737,281 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x5c7c // jl 0x6270 <k_pack_rows_bf16+0x680>
+	WORD $0x5c7c // jl 0x6c00 <k_pack_rows_bf16+0x680>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0b7c // jl 0x6227 <k_pack_rows_bf16+0x637>
+	WORD $0x0b7c // jl 0x6bb7 <k_pack_rows_bf16+0x637>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0304b70f // movzwl (%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3f74 // je 0x6270 <k_pack_rows_bf16+0x680>
+	WORD $0x3f74 // je 0x6c00 <k_pack_rows_bf16+0x680>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x087c // jl 0x6241 <k_pack_rows_bf16+0x651>
+	WORD $0x087c // jl 0x6bd1 <k_pack_rows_bf16+0x651>
 	LONG $0x04b70f42; BYTE $0x03 // movzwl (%rbx,%r8), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x2574 // je 0x6270 <k_pack_rows_bf16+0x680>
+	WORD $0x2574 // je 0x6c00 <k_pack_rows_bf16+0x680>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0c7c // jl 0x625f <k_pack_rows_bf16+0x66f>
+	WORD $0x0c7c // jl 0x6bef <k_pack_rows_bf16+0x66f>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0304b70f // movzwl (%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff46840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xff46840f; WORD $0xffff // je 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x6298 <k_pack_rows_bf16+0x6a8>
+	WORD $0x197e // jle 0x6c28 <k_pack_rows_bf16+0x6a8>
 	LONG $0x0243b70f // movzwl 0x2(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x147d // jge 0x62aa <k_pack_rows_bf16+0x6ba>
-	WORD $0x68eb // jmp 0x6300 <k_pack_rows_bf16+0x710>
+	WORD $0x147d // jge 0x6c3a <k_pack_rows_bf16+0x6ba>
+	WORD $0x68eb // jmp 0x6c90 <k_pack_rows_bf16+0x710>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x567c // jl 0x6300 <k_pack_rows_bf16+0x710>
+	WORD $0x567c // jl 0x6c90 <k_pack_rows_bf16+0x710>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0x62be <k_pack_rows_bf16+0x6ce>
+	WORD $0x0c7c // jl 0x6c4e <k_pack_rows_bf16+0x6ce>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3874 // je 0x6300 <k_pack_rows_bf16+0x710>
+	WORD $0x3874 // je 0x6c90 <k_pack_rows_bf16+0x710>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x097c // jl 0x62d9 <k_pack_rows_bf16+0x6e9>
+	WORD $0x097c // jl 0x6c69 <k_pack_rows_bf16+0x6e9>
 	LONG $0x44b70f42; WORD $0x0203 // movzwl 0x2(%rbx,%r8), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1d74 // je 0x6300 <k_pack_rows_bf16+0x710>
+	WORD $0x1d74 // je 0x6c90 <k_pack_rows_bf16+0x710>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0d7c // jl 0x62f8 <k_pack_rows_bf16+0x708>
+	WORD $0x0d7c // jl 0x6c88 <k_pack_rows_bf16+0x708>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x02 // movzwl 0x2(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x02ff8349 // cmpq $0x2, %r15
-	LONG $0xfeb6840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xfeb6840f; WORD $0xffff // je 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x6328 <k_pack_rows_bf16+0x738>
+	WORD $0x197e // jle 0x6cb8 <k_pack_rows_bf16+0x738>
 	LONG $0x0443b70f // movzwl 0x4(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x147d // jge 0x633a <k_pack_rows_bf16+0x74a>
-	WORD $0x64eb // jmp 0x638c <k_pack_rows_bf16+0x79c>
+	WORD $0x147d // jge 0x6cca <k_pack_rows_bf16+0x74a>
+	WORD $0x64eb // jmp 0x6d1c <k_pack_rows_bf16+0x79c>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x527c // jl 0x638c <k_pack_rows_bf16+0x79c>
+	WORD $0x527c // jl 0x6d1c <k_pack_rows_bf16+0x79c>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0x634e <k_pack_rows_bf16+0x75e>
+	WORD $0x0c7c // jl 0x6cde <k_pack_rows_bf16+0x75e>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3474 // je 0x638c <k_pack_rows_bf16+0x79c>
+	WORD $0x3474 // je 0x6d1c <k_pack_rows_bf16+0x79c>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x097c // jl 0x6369 <k_pack_rows_bf16+0x779>
+	WORD $0x097c // jl 0x6cf9 <k_pack_rows_bf16+0x779>
 	LONG $0x44b70f42; WORD $0x0403 // movzwl 0x4(%rbx,%r8), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1974 // je 0x638c <k_pack_rows_bf16+0x79c>
+	WORD $0x1974 // je 0x6d1c <k_pack_rows_bf16+0x79c>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0d7c // jl 0x6388 <k_pack_rows_bf16+0x798>
+	WORD $0x0d7c // jl 0x6d18 <k_pack_rows_bf16+0x798>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x04 // movzwl 0x4(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x03ff8349 // cmpq $0x3, %r15
-	LONG $0xfe2a840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xfe2a840f; WORD $0xffff // je 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x63b4 <k_pack_rows_bf16+0x7c4>
+	WORD $0x197e // jle 0x6d44 <k_pack_rows_bf16+0x7c4>
 	LONG $0x0643b70f // movzwl 0x6(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x147d // jge 0x63c6 <k_pack_rows_bf16+0x7d6>
-	WORD $0x64eb // jmp 0x6418 <k_pack_rows_bf16+0x828>
+	WORD $0x147d // jge 0x6d56 <k_pack_rows_bf16+0x7d6>
+	WORD $0x64eb // jmp 0x6da8 <k_pack_rows_bf16+0x828>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x527c // jl 0x6418 <k_pack_rows_bf16+0x828>
+	WORD $0x527c // jl 0x6da8 <k_pack_rows_bf16+0x828>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0x63da <k_pack_rows_bf16+0x7ea>
+	WORD $0x0c7c // jl 0x6d6a <k_pack_rows_bf16+0x7ea>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3474 // je 0x6418 <k_pack_rows_bf16+0x828>
+	WORD $0x3474 // je 0x6da8 <k_pack_rows_bf16+0x828>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x097c // jl 0x63f5 <k_pack_rows_bf16+0x805>
+	WORD $0x097c // jl 0x6d85 <k_pack_rows_bf16+0x805>
 	LONG $0x44b70f42; WORD $0x0603 // movzwl 0x6(%rbx,%r8), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1974 // je 0x6418 <k_pack_rows_bf16+0x828>
+	WORD $0x1974 // je 0x6da8 <k_pack_rows_bf16+0x828>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0d7c // jl 0x6414 <k_pack_rows_bf16+0x824>
+	WORD $0x0d7c // jl 0x6da4 <k_pack_rows_bf16+0x824>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x06 // movzwl 0x6(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0xfd9e840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xfd9e840f; WORD $0xffff // je 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x6440 <k_pack_rows_bf16+0x850>
+	WORD $0x197e // jle 0x6dd0 <k_pack_rows_bf16+0x850>
 	LONG $0x0843b70f // movzwl 0x8(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x147d // jge 0x6452 <k_pack_rows_bf16+0x862>
-	WORD $0x73eb // jmp 0x64b3 <k_pack_rows_bf16+0x8c3>
+	WORD $0x147d // jge 0x6de2 <k_pack_rows_bf16+0x862>
+	WORD $0x73eb // jmp 0x6e43 <k_pack_rows_bf16+0x8c3>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x617c // jl 0x64b3 <k_pack_rows_bf16+0x8c3>
+	WORD $0x617c // jl 0x6e43 <k_pack_rows_bf16+0x8c3>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0x6466 <k_pack_rows_bf16+0x876>
+	WORD $0x0c7c // jl 0x6df6 <k_pack_rows_bf16+0x876>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3e74 // je 0x64b3 <k_pack_rows_bf16+0x8c3>
+	WORD $0x3e74 // je 0x6e43 <k_pack_rows_bf16+0x8c3>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x097c // jl 0x6486 <k_pack_rows_bf16+0x896>
+	WORD $0x097c // jl 0x6e16 <k_pack_rows_bf16+0x896>
 	LONG $0x44b70f42; WORD $0x0803 // movzwl 0x8(%rbx,%r8), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1e74 // je 0x64b3 <k_pack_rows_bf16+0x8c3>
+	WORD $0x1e74 // je 0x6e43 <k_pack_rows_bf16+0x8c3>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0d7c // jl 0x64aa <k_pack_rows_bf16+0x8ba>
+	WORD $0x0d7c // jl 0x6e3a <k_pack_rows_bf16+0x8ba>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x08 // movzwl 0x8(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x05ff8349 // cmpq $0x5, %r15
-	LONG $0xfd03840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xfd03840f; WORD $0xffff // je 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x197e // jle 0x64db <k_pack_rows_bf16+0x8eb>
+	WORD $0x197e // jle 0x6e6b <k_pack_rows_bf16+0x8eb>
 	LONG $0x0a43b70f // movzwl 0xa(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x147d // jge 0x64ed <k_pack_rows_bf16+0x8fd>
-	WORD $0x73eb // jmp 0x654e <k_pack_rows_bf16+0x95e>
+	WORD $0x147d // jge 0x6e7d <k_pack_rows_bf16+0x8fd>
+	WORD $0x73eb // jmp 0x6ede <k_pack_rows_bf16+0x95e>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x617c // jl 0x654e <k_pack_rows_bf16+0x95e>
+	WORD $0x617c // jl 0x6ede <k_pack_rows_bf16+0x95e>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0x6501 <k_pack_rows_bf16+0x911>
+	WORD $0x0c7c // jl 0x6e91 <k_pack_rows_bf16+0x911>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x3e74 // je 0x654e <k_pack_rows_bf16+0x95e>
+	WORD $0x3e74 // je 0x6ede <k_pack_rows_bf16+0x95e>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x097c // jl 0x6521 <k_pack_rows_bf16+0x931>
+	WORD $0x097c // jl 0x6eb1 <k_pack_rows_bf16+0x931>
 	LONG $0x44b70f42; WORD $0x0a03 // movzwl 0xa(%rbx,%r8), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	WORD $0x1e74 // je 0x654e <k_pack_rows_bf16+0x95e>
+	WORD $0x1e74 // je 0x6ede <k_pack_rows_bf16+0x95e>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0d7c // jl 0x6545 <k_pack_rows_bf16+0x955>
+	WORD $0x0d7c // jl 0x6ed5 <k_pack_rows_bf16+0x955>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x0a // movzwl 0xa(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	LONG $0xa2048942 // movl %eax, (%rdx,%r12,4)
 	LONG $0x06ff8349 // cmpq $0x6, %r15
-	LONG $0xfc68840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xfc68840f; WORD $0xffff // je 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1d7e // jle 0x657a <k_pack_rows_bf16+0x98a>
+	WORD $0x1d7e // jle 0x6f0a <k_pack_rows_bf16+0x98a>
 	LONG $0x0c43b70f // movzwl 0xc(%rbx), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfc488c0f; WORD $0xffff // jl 0x61c0 <k_pack_rows_bf16+0x5d0>
-	WORD $0x16eb // jmp 0x6590 <k_pack_rows_bf16+0x9a0>
+	LONG $0xfc488c0f; WORD $0xffff // jl 0x6b50 <k_pack_rows_bf16+0x5d0>
+	WORD $0x16eb // jmp 0x6f20 <k_pack_rows_bf16+0x9a0>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf4 // movl %eax, -0xc(%rdx,%r12,4)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfc308c0f; WORD $0xffff // jl 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xfc308c0f; WORD $0xffff // jl 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x0c7c // jl 0x65a4 <k_pack_rows_bf16+0x9b4>
+	WORD $0x0c7c // jl 0x6f34 <k_pack_rows_bf16+0x9b4>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xf8 // movl %eax, -0x8(%rdx,%r12,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xfc09840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xfc09840f; WORD $0xffff // je 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x097c // jl 0x65c8 <k_pack_rows_bf16+0x9d8>
+	WORD $0x097c // jl 0x6f58 <k_pack_rows_bf16+0x9d8>
 	LONG $0x44b70f42; WORD $0x0c03 // movzwl 0xc(%rbx,%r8), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	LONG $0x24548b48; BYTE $0x10 // movq 0x10(%rsp), %rdx
 	LONG $0xa2448942; BYTE $0xfc // movl %eax, -0x4(%rdx,%r12,4)
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xfbe5840f; WORD $0xffff // je 0x61c0 <k_pack_rows_bf16+0x5d0>
+	LONG $0xfbe5840f; WORD $0xffff // je 0x6b50 <k_pack_rows_bf16+0x5d0>
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfbcf8c0f; WORD $0xffff // jl 0x61b6 <k_pack_rows_bf16+0x5c6>
+	LONG $0xfbcf8c0f; WORD $0xffff // jl 0x6b46 <k_pack_rows_bf16+0x5c6>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x0344b70f; BYTE $0x0c // movzwl 0xc(%rbx,%rax), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xfffbbde9; BYTE $0xff // jmp 0x61b6 <k_pack_rows_bf16+0x5c6>
+	LONG $0xfffbbde9; BYTE $0xff // jmp 0x6b46 <k_pack_rows_bf16+0x5c6>
 	LONG $0x48c48148; WORD $0x0001; BYTE $0x00 // addq $0x148, %rsp # imm = 0x148
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5536,10 +6033,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb0ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb0, %rsp
 	LONG $0x28678b4c // movq 0x28(%rdi), %r12
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x06018e0f; WORD $0x0000 // jle 0x6c2f <k_pack_rows_64+0x61f>
+	LONG $0x06018e0f; WORD $0x0000 // jle 0x75bf <k_pack_rows_64+0x61f>
 	LONG $0x205f8b4c // movq 0x20(%rdi), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x05f48e0f; WORD $0x0000 // jle 0x6c2f <k_pack_rows_64+0x61f>
+	LONG $0x05f48e0f; WORD $0x0000 // jle 0x75bf <k_pack_rows_64+0x61f>
 	LONG $0x10578b48 // movq 0x10(%rdi), %rdx
 	WORD $0x894c; BYTE $0xd8 // movq %r11, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
@@ -5580,7 +6077,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2464894c; BYTE $0x58 // movq %r12, 0x58(%rsp)
 	QUAD $0x00000098249c894c // movq %r11, 0x98(%rsp)
 	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
-	WORD $0x61eb // jmp 0x6760 <k_pack_rows_64+0x150>
+	WORD $0x61eb // jmp 0x70f0 <k_pack_rows_64+0x150>
 	BYTE $0x90 // nop
 	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
 	LONG $0x40c28349 // addq $0x40, %r10
@@ -5600,7 +6097,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24040148 // addq %rax, (%rsp)
 	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
 	WORD $0x394d; BYTE $0xe2 // cmpq %r12, %r10
-	LONG $0x04cf8d0f; WORD $0x0000 // jge 0x6c2f <k_pack_rows_64+0x61f>
+	LONG $0x04cf8d0f; WORD $0x0000 // jge 0x75bf <k_pack_rows_64+0x61f>
 	LONG $0x244c8948; BYTE $0x18 // movq %rcx, 0x18(%rsp)
 	LONG $0x2444894c; BYTE $0x20 // movq %r8, 0x20(%rsp)
 	WORD $0x294d; BYTE $0xd4 // subq %r10, %r12
@@ -5613,14 +6110,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8948; BYTE $0x68 // movq %rbx, 0x68(%rsp)
 	LONG $0x2454894c; BYTE $0x60 // movq %r10, 0x60(%rsp)
 	LONG $0x2474894c; BYTE $0x28 // movq %r14, 0x28(%rsp)
-	WORD $0x277d // jge 0x67c0 <k_pack_rows_64+0x1b0>
+	WORD $0x277d // jge 0x7150 <k_pack_rows_64+0x1b0>
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xff5e8e0f; WORD $0xffff // jle 0x6700 <k_pack_rows_64+0xf0>
+	LONG $0xff5e8e0f; WORD $0xffff // jle 0x7090 <k_pack_rows_64+0xf0>
 	LONG $0x247c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r15
 	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	WORD $0xdb31 // xorl %ebx, %ebx
-	LONG $0x000284e9; BYTE $0x00 // jmp 0x6a3a <k_pack_rows_64+0x42a>
+	LONG $0x000284e9; BYTE $0x00 // jmp 0x73ca <k_pack_rows_64+0x42a>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0xc3af0f49 // imulq %r11, %rax
@@ -5634,7 +6131,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
-	WORD $0x2beb // jmp 0x6822 <k_pack_rows_64+0x212>
+	WORD $0x2beb // jmp 0x71b2 <k_pack_rows_64+0x212>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x04c28349 // addq $0x4, %r10
 	LONG $0xfcc58348 // addq $-0x4, %rbp
@@ -5644,7 +6141,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc4 // addq %rax, %r12
 	WORD $0x0148; BYTE $0xc3 // addq %rax, %rbx
 	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	LONG $0xfede8d0f; WORD $0xffff // jge 0x6700 <k_pack_rows_64+0xf0>
+	LONG $0xfede8d0f; WORD $0xffff // jge 0x7090 <k_pack_rows_64+0xf0>
 	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
 	LONG $0xd03c8d4a // leaq (%rax,%r10,8), %rdi
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
@@ -5654,7 +6151,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x294d; BYTE $0xd6 // subq %r10, %r14
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0x00f28c0f; WORD $0x0000 // jl 0x6944 <k_pack_rows_64+0x334>
+	LONG $0x00f28c0f; WORD $0x0000 // jl 0x72d4 <k_pack_rows_64+0x334>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8949; BYTE $0xff // movq %rdi, %r15
 	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
@@ -5694,7 +6191,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
 	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
 	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
-	LONG $0xff278e0f; WORD $0xffff // jle 0x6860 <k_pack_rows_64+0x250>
+	LONG $0xff278e0f; WORD $0xffff // jle 0x71f0 <k_pack_rows_64+0x250>
 	QUAD $0x0000008824bc034c // addq 0x88(%rsp), %r15
 	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
 	WORD $0x8949; BYTE $0xcf // movq %rcx, %r15
@@ -5706,48 +6203,48 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2040; BYTE $0xd6 // andb %dl, %sil
 	LONG $0x01fe8040 // cmpb $0x1, %sil
 	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
-	LONG $0xfe8f850f; WORD $0xffff // jne 0x6800 <k_pack_rows_64+0x1f0>
+	LONG $0xfe8f850f; WORD $0xffff // jne 0x7190 <k_pack_rows_64+0x1f0>
 	LONG $0x18c78348 // addq $0x18, %rdi
-	WORD $0x19eb // jmp 0x6990 <k_pack_rows_64+0x380>
+	WORD $0x19eb // jmp 0x7320 <k_pack_rows_64+0x380>
 	LONG $0x0711fbc5 // vmovsd %xmm0, (%rdi)
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x08c08348 // addq $0x8, %rax
 	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
 	WORD $0xff49; BYTE $0xcf // decq %r15
-	LONG $0xfe70840f; WORD $0xffff // je 0x6800 <k_pack_rows_64+0x1f0>
+	LONG $0xfe70840f; WORD $0xffff // je 0x7190 <k_pack_rows_64+0x1f0>
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	WORD $0x1b7e // jle 0x69b0 <k_pack_rows_64+0x3a0>
+	WORD $0x1b7e // jle 0x7340 <k_pack_rows_64+0x3a0>
 	LONG $0x0010fbc5 // vmovsd (%rax), %xmm0
 	LONG $0x4711fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rdi)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xdc7c // jl 0x6980 <k_pack_rows_64+0x370>
-	WORD $0x19eb // jmp 0x69bf <k_pack_rows_64+0x3af>
+	WORD $0xdc7c // jl 0x7310 <k_pack_rows_64+0x370>
+	WORD $0x19eb // jmp 0x734f <k_pack_rows_64+0x3af>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x4711fbc5; BYTE $0xe8 // vmovsd %xmm0, -0x18(%rdi)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xc17c // jl 0x6980 <k_pack_rows_64+0x370>
+	WORD $0xc17c // jl 0x7310 <k_pack_rows_64+0x370>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02fe8349 // cmpq $0x2, %r14
-	WORD $0x057c // jl 0x69ce <k_pack_rows_64+0x3be>
+	WORD $0x057c // jl 0x735e <k_pack_rows_64+0x3be>
 	LONG $0x0410fbc5; BYTE $0x10 // vmovsd (%rax,%rdx), %xmm0
 	LONG $0x4711fbc5; BYTE $0xf0 // vmovsd %xmm0, -0x10(%rdi)
 	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0xa774 // je 0x6980 <k_pack_rows_64+0x370>
+	WORD $0xa774 // je 0x7310 <k_pack_rows_64+0x370>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03fe8349 // cmpq $0x3, %r14
-	WORD $0x0a7c // jl 0x69ed <k_pack_rows_64+0x3dd>
+	WORD $0x0a7c // jl 0x737d <k_pack_rows_64+0x3dd>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x0410fbc5; BYTE $0x30 // vmovsd (%rax,%rsi), %xmm0
 	LONG $0x4711fbc5; BYTE $0xf8 // vmovsd %xmm0, -0x8(%rdi)
 	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x8874 // je 0x6980 <k_pack_rows_64+0x370>
+	WORD $0x8874 // je 0x7310 <k_pack_rows_64+0x370>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x04fe8349 // cmpq $0x4, %r14
-	LONG $0xff718c0f; WORD $0xffff // jl 0x6977 <k_pack_rows_64+0x367>
+	LONG $0xff718c0f; WORD $0xffff // jl 0x7307 <k_pack_rows_64+0x367>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x0410fbc5; BYTE $0x30 // vmovsd (%rax,%rsi), %xmm0
-	LONG $0xffff62e9; BYTE $0xff // jmp 0x6977 <k_pack_rows_64+0x367>
+	LONG $0xffff62e9; BYTE $0xff // jmp 0x7307 <k_pack_rows_64+0x367>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x0411fbc5; BYTE $0xd8 // vmovsd %xmm0, (%rax,%rbx,8)
 	WORD $0x9066 // nop
@@ -5756,13 +6253,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc78348 // addq $-0x4, %rdi
 	LONG $0x247c034c; BYTE $0x38 // addq 0x38(%rsp), %r15
 	WORD $0x394c; BYTE $0xdb // cmpq %r11, %rbx
-	LONG $0xfcc68d0f; WORD $0xffff // jge 0x6700 <k_pack_rows_64+0xf0>
+	LONG $0xfcc68d0f; WORD $0xffff // jge 0x7090 <k_pack_rows_64+0xf0>
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	WORD $0xe17e // jle 0x6a20 <k_pack_rows_64+0x410>
+	WORD $0xe17e // jle 0x73b0 <k_pack_rows_64+0x410>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x077e // jle 0x6a4b <k_pack_rows_64+0x43b>
+	WORD $0x077e // jle 0x73db <k_pack_rows_64+0x43b>
 	LONG $0x107bc1c4; BYTE $0x07 // vmovsd (%r15), %xmm0
-	WORD $0x04eb // jmp 0x6a4f <k_pack_rows_64+0x43f>
+	WORD $0x04eb // jmp 0x73df <k_pack_rows_64+0x43f>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
 	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
@@ -5772,104 +6269,104 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r9,%rbx,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x677c // jl 0x6ae0 <k_pack_rows_64+0x4d0>
+	WORD $0x677c // jl 0x7470 <k_pack_rows_64+0x4d0>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x067c // jl 0x6a89 <k_pack_rows_64+0x479>
+	WORD $0x067c // jl 0x7419 <k_pack_rows_64+0x479>
 	LONG $0x107bc1c4; WORD $0x1704 // vmovsd (%r15,%rdx), %xmm0
 	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r9,%rbx,8)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x4b74 // je 0x6ae0 <k_pack_rows_64+0x4d0>
+	WORD $0x4b74 // je 0x7470 <k_pack_rows_64+0x4d0>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0b7c // jl 0x6aaa <k_pack_rows_64+0x49a>
+	WORD $0x0b7c // jl 0x743a <k_pack_rows_64+0x49a>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x107bc1c4; WORD $0x3704 // vmovsd (%r15,%rsi), %xmm0
 	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r9,%rbx,8)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2a74 // je 0x6ae0 <k_pack_rows_64+0x4d0>
+	WORD $0x2a74 // je 0x7470 <k_pack_rows_64+0x4d0>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0b7c // jl 0x6acb <k_pack_rows_64+0x4bb>
+	WORD $0x0b7c // jl 0x745b <k_pack_rows_64+0x4bb>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x107bc1c4; WORD $0x3704 // vmovsd (%r15,%rsi), %xmm0
 	LONG $0x117bc1c4; WORD $0xd904 // vmovsd %xmm0, (%r9,%rbx,8)
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xff36840f; WORD $0xffff // je 0x6a20 <k_pack_rows_64+0x410>
+	LONG $0xff36840f; WORD $0xffff // je 0x73b0 <k_pack_rows_64+0x410>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1a7e // jle 0x6b09 <k_pack_rows_64+0x4f9>
+	WORD $0x1a7e // jle 0x7499 <k_pack_rows_64+0x4f9>
 	LONG $0x107bc1c4; WORD $0x0847 // vmovsd 0x8(%r15), %xmm0
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r9,%rbx,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x187d // jge 0x6b1f <k_pack_rows_64+0x50f>
-	WORD $0x77eb // jmp 0x6b80 <k_pack_rows_64+0x570>
+	WORD $0x187d // jge 0x74af <k_pack_rows_64+0x50f>
+	WORD $0x77eb // jmp 0x7510 <k_pack_rows_64+0x570>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xe8 // vmovsd %xmm0, -0x18(%r9,%rbx,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0x617c // jl 0x6b80 <k_pack_rows_64+0x570>
+	WORD $0x617c // jl 0x7510 <k_pack_rows_64+0x570>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x077c // jl 0x6b30 <k_pack_rows_64+0x520>
+	WORD $0x077c // jl 0x74c0 <k_pack_rows_64+0x520>
 	LONG $0x107bc1c4; WORD $0x1744; BYTE $0x08 // vmovsd 0x8(%r15,%rdx), %xmm0
 	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xf0 // vmovsd %xmm0, -0x10(%r9,%rbx,8)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	WORD $0x4474 // je 0x6b80 <k_pack_rows_64+0x570>
+	WORD $0x4474 // je 0x7510 <k_pack_rows_64+0x570>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0c7c // jl 0x6b52 <k_pack_rows_64+0x542>
+	WORD $0x0c7c // jl 0x74e2 <k_pack_rows_64+0x542>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x107bc1c4; WORD $0x3744; BYTE $0x08 // vmovsd 0x8(%r15,%rsi), %xmm0
 	LONG $0x117bc1c4; WORD $0xd944; BYTE $0xf8 // vmovsd %xmm0, -0x8(%r9,%rbx,8)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x2274 // je 0x6b80 <k_pack_rows_64+0x570>
+	WORD $0x2274 // je 0x7510 <k_pack_rows_64+0x570>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	WORD $0x0c7c // jl 0x6b74 <k_pack_rows_64+0x564>
+	WORD $0x0c7c // jl 0x7504 <k_pack_rows_64+0x564>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	LONG $0x107bc1c4; WORD $0x3744; BYTE $0x08 // vmovsd 0x8(%r15,%rsi), %xmm0
 	LONG $0x117bc1c4; WORD $0xd904 // vmovsd %xmm0, (%r9,%rbx,8)
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x02fc8349 // cmpq $0x2, %r12
-	LONG $0xfe96840f; WORD $0xffff // je 0x6a20 <k_pack_rows_64+0x410>
+	LONG $0xfe96840f; WORD $0xffff // je 0x73b0 <k_pack_rows_64+0x410>
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	WORD $0x1c7e // jle 0x6bab <k_pack_rows_64+0x59b>
+	WORD $0x1c7e // jle 0x753b <k_pack_rows_64+0x59b>
 	LONG $0x107bc1c4; WORD $0x1047 // vmovsd 0x10(%r15), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x4411fbc5; WORD $0xe8de // vmovsd %xmm0, -0x18(%rsi,%rbx,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfe778c0f; WORD $0xffff // jl 0x6a20 <k_pack_rows_64+0x410>
-	WORD $0x18eb // jmp 0x6bc3 <k_pack_rows_64+0x5b3>
+	LONG $0xfe778c0f; WORD $0xffff // jl 0x73b0 <k_pack_rows_64+0x410>
+	WORD $0x18eb // jmp 0x7553 <k_pack_rows_64+0x5b3>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x4411fbc5; WORD $0xe8de // vmovsd %xmm0, -0x18(%rsi,%rbx,8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	LONG $0xfe5d8c0f; WORD $0xffff // jl 0x6a20 <k_pack_rows_64+0x410>
+	LONG $0xfe5d8c0f; WORD $0xffff // jl 0x73b0 <k_pack_rows_64+0x410>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x02ff8348 // cmpq $0x2, %rdi
-	WORD $0x077c // jl 0x6bd4 <k_pack_rows_64+0x5c4>
+	WORD $0x077c // jl 0x7564 <k_pack_rows_64+0x5c4>
 	LONG $0x107bc1c4; WORD $0x1744; BYTE $0x10 // vmovsd 0x10(%r15,%rdx), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x4411fbc5; WORD $0xf0de // vmovsd %xmm0, -0x10(%rsi,%rbx,8)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0xfe39840f; WORD $0xffff // je 0x6a20 <k_pack_rows_64+0x410>
+	LONG $0xfe39840f; WORD $0xffff // je 0x73b0 <k_pack_rows_64+0x410>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x03ff8348 // cmpq $0x3, %rdi
-	WORD $0x0c7c // jl 0x6bfd <k_pack_rows_64+0x5ed>
+	WORD $0x0c7c // jl 0x758d <k_pack_rows_64+0x5ed>
 	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
 	LONG $0x107bc1c4; WORD $0x3744; BYTE $0x10 // vmovsd 0x10(%r15,%rsi), %xmm0
 	LONG $0x24348b48 // movq (%rsp), %rsi
 	LONG $0x4411fbc5; WORD $0xf8de // vmovsd %xmm0, -0x8(%rsi,%rbx,8)
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0xfe10840f; WORD $0xffff // je 0x6a20 <k_pack_rows_64+0x410>
+	LONG $0xfe10840f; WORD $0xffff // je 0x73b0 <k_pack_rows_64+0x410>
 	LONG $0xc057f9c5 // vxorpd %xmm0, %xmm0, %xmm0
 	LONG $0x04ff8348 // cmpq $0x4, %rdi
-	LONG $0xfdf78c0f; WORD $0xffff // jl 0x6a15 <k_pack_rows_64+0x405>
+	LONG $0xfdf78c0f; WORD $0xffff // jl 0x73a5 <k_pack_rows_64+0x405>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x107bc1c4; WORD $0x0744; BYTE $0x10 // vmovsd 0x10(%r15,%rax), %xmm0
-	LONG $0xfffde6e9; BYTE $0xff // jmp 0x6a15 <k_pack_rows_64+0x405>
+	LONG $0xfffde6e9; BYTE $0xff // jmp 0x73a5 <k_pack_rows_64+0x405>
 	LONG $0xb0c48148; WORD $0x0000; BYTE $0x00 // addq $0xb0, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -5901,10 +6398,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02f88348 // cmpq $0x2, %rax
 	LONG $0x245c894c; BYTE $0x70 // movq %r11, 0x70(%rsp)
 	LONG $0x2454894c; BYTE $0x78 // movq %r10, 0x78(%rsp)
-	LONG $0x0a7e8c0f; WORD $0x0000 // jl 0x771c <k_pack_rows_pairs+0xacc>
+	LONG $0x0a7e8c0f; WORD $0x0000 // jl 0x80ac <k_pack_rows_pairs+0xacc>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	QUAD $0x0000008024848b4c // movq 0x80(%rsp), %r8
-	LONG $0x0b568e0f; WORD $0x0000 // jle 0x7805 <k_pack_rows_pairs+0xbb5>
+	LONG $0x0b568e0f; WORD $0x0000 // jle 0x8195 <k_pack_rows_pairs+0xbb5>
 	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
 	LONG $0x04e0c148 // shlq $0x4, %rax
 	QUAD $0x00000000d50c8d4a // leaq (,%r10,8), %rcx
@@ -5973,7 +6470,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000f024b4894c // movq %r14, 0xf0(%rsp)
 	QUAD $0x0000014824ac894c // movq %r13, 0x148(%rsp)
 	QUAD $0x0000010824ac8b4c // movq 0x108(%rsp), %r13
-	LONG $0x000098e9; BYTE $0x00 // jmp 0x6ebf <k_pack_rows_pairs+0x26f>
+	LONG $0x000098e9; BYTE $0x00 // jmp 0x784f <k_pack_rows_pairs+0x26f>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0x000000d024848b4c // movq 0xd0(%rsp), %r8
 	LONG $0x40c08349 // addq $0x40, %r8
@@ -5998,7 +6495,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xc0 // movq %r8, %rax
 	QUAD $0x000000c824bc8b4c // movq 0xc8(%rsp), %r15
 	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	LONG $0x085d8d0f; WORD $0x0000 // jge 0x771c <k_pack_rows_pairs+0xacc>
+	LONG $0x085d8d0f; WORD $0x0000 // jge 0x80ac <k_pack_rows_pairs+0xacc>
 	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
 	LONG $0x244c894c; BYTE $0x58 // movq %r9, 0x58(%rsp)
 	LONG $0x245c8948; BYTE $0x60 // movq %rbx, 0x60(%rsp)
@@ -6010,16 +6507,16 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08ff8349 // cmpq $0x8, %r15
 	QUAD $0x000000d824ac8948 // movq %rbp, 0xd8(%rsp)
 	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
-	WORD $0x267d // jge 0x6f20 <k_pack_rows_pairs+0x2d0>
+	WORD $0x267d // jge 0x78b0 <k_pack_rows_pairs+0x2d0>
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0xff288e0f; WORD $0xffff // jle 0x6e30 <k_pack_rows_pairs+0x1e0>
+	LONG $0xff288e0f; WORD $0xffff // jle 0x77c0 <k_pack_rows_pairs+0x1e0>
 	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
 	WORD $0x894c; BYTE $0xf0 // movq %r14, %rax
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x247c894c; BYTE $0x20 // movq %r15, 0x20(%rsp)
-	LONG $0x000349e9; BYTE $0x00 // jmp 0x7268 <k_pack_rows_pairs+0x618>
+	LONG $0x000349e9; BYTE $0x00 // jmp 0x7bf8 <k_pack_rows_pairs+0x618>
 	BYTE $0x90 // nop
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0xc2af0f49 // imulq %r10, %rax
@@ -6038,7 +6535,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
 	QUAD $0x00000120249c8948 // movq %rbx, 0x120(%rsp)
 	LONG $0x244c894c; BYTE $0x20 // movq %r9, 0x20(%rsp)
-	WORD $0x45eb // jmp 0x6fc3 <k_pack_rows_pairs+0x373>
+	WORD $0x45eb // jmp 0x7953 <k_pack_rows_pairs+0x373>
 	WORD $0x9066 // nop
 	LONG $0x04c48349 // addq $0x4, %r12
 	LONG $0xfcc18348 // addq $-0x4, %rcx
@@ -6053,7 +6550,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xd5 // addq %rdx, %rbp
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	WORD $0x394d; BYTE $0xd4 // cmpq %r10, %r12
-	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x6e30 <k_pack_rows_pairs+0x1e0>
+	LONG $0xfe6d8d0f; WORD $0xffff // jge 0x77c0 <k_pack_rows_pairs+0x1e0>
 	QUAD $0x000000a02484894c // movq %r8, 0xa0(%rsp)
 	QUAD $0x000000a8248c8948 // movq %rcx, 0xa8(%rsp)
 	WORD $0x894d; BYTE $0xe2 // movq %r12, %r10
@@ -6065,7 +6562,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04f98348 // cmpq $0x4, %rcx
 	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
 	QUAD $0x0000014024848948 // movq %rax, 0x140(%rsp)
-	LONG $0x01448c0f; WORD $0x0000 // jl 0x7140 <k_pack_rows_pairs+0x4f0>
+	LONG $0x01448c0f; WORD $0x0000 // jl 0x7ad0 <k_pack_rows_pairs+0x4f0>
 	QUAD $0x00000130248c8948 // movq %rcx, 0x130(%rsp)
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	WORD $0xff31 // xorl %edi, %edi
@@ -6110,7 +6607,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08348 // addq $0x10, %rax
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	LONG $0x24443b48; BYTE $0x20 // cmpq 0x20(%rsp), %rax
-	LONG $0xff438e0f; WORD $0xffff // jle 0x7050 <k_pack_rows_pairs+0x400>
+	LONG $0xff438e0f; WORD $0xffff // jle 0x79e0 <k_pack_rows_pairs+0x400>
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	WORD $0x894c; BYTE $0xe6 // movq %r12, %rsi
 	QUAD $0x000000f024b48b4c // movq 0xf0(%rsp), %r14
@@ -6118,7 +6615,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
 	QUAD $0x00000120249c8b48 // movq 0x120(%rsp), %rbx
 	QUAD $0x00000130248c8b48 // movq 0x130(%rsp), %rcx
-	WORD $0x17eb // jmp 0x714e <k_pack_rows_pairs+0x4fe>
+	WORD $0x17eb // jmp 0x7ade <k_pack_rows_pairs+0x4fe>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
 	LONG $0x88048d4c // leaq (%rax,%rcx,4), %r8
@@ -6134,50 +6631,50 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
 	QUAD $0x0000013824bc8b48 // movq 0x138(%rsp), %rdi
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0xfdfd850f; WORD $0xffff // jne 0x6f80 <k_pack_rows_pairs+0x330>
+	LONG $0xfdfd850f; WORD $0xffff // jne 0x7910 <k_pack_rows_pairs+0x330>
 	LONG $0x0cc08349 // addq $0xc, %r8
-	WORD $0x17eb // jmp 0x71a0 <k_pack_rows_pairs+0x550>
+	WORD $0x17eb // jmp 0x7b30 <k_pack_rows_pairs+0x550>
 	LONG $0x117ac1c4; BYTE $0x00 // vmovss %xmm0, (%r8)
 	WORD $0x9066 // nop
 	LONG $0x04c28349 // addq $0x4, %r10
 	WORD $0x0149; BYTE $0xf8 // addq %rdi, %r8
 	WORD $0xff48; BYTE $0xc8 // decq %rax
-	LONG $0xfde0840f; WORD $0xffff // je 0x6f80 <k_pack_rows_pairs+0x330>
+	LONG $0xfde0840f; WORD $0xffff // je 0x7910 <k_pack_rows_pairs+0x330>
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x197e // jle 0x71c0 <k_pack_rows_pairs+0x570>
+	WORD $0x197e // jle 0x7b50 <k_pack_rows_pairs+0x570>
 	LONG $0x107ac1c4; BYTE $0x02 // vmovss (%r10), %xmm0
 	LONG $0x117ac1c4; WORD $0xf440 // vmovss %xmm0, -0xc(%r8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xd87c // jl 0x7190 <k_pack_rows_pairs+0x540>
-	WORD $0x16eb // jmp 0x71d0 <k_pack_rows_pairs+0x580>
+	WORD $0xd87c // jl 0x7b20 <k_pack_rows_pairs+0x540>
+	WORD $0x16eb // jmp 0x7b60 <k_pack_rows_pairs+0x580>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x117ac1c4; WORD $0xf440 // vmovss %xmm0, -0xc(%r8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xc07c // jl 0x7190 <k_pack_rows_pairs+0x540>
+	WORD $0xc07c // jl 0x7b20 <k_pack_rows_pairs+0x540>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x243c8348; BYTE $0x02 // cmpq $0x2, (%rsp)
-	WORD $0x067c // jl 0x71e1 <k_pack_rows_pairs+0x591>
+	WORD $0x067c // jl 0x7b71 <k_pack_rows_pairs+0x591>
 	LONG $0x107a81c4; WORD $0x1a04 // vmovss (%r10,%r11), %xmm0
 	LONG $0x117ac1c4; WORD $0xf840 // vmovss %xmm0, -0x8(%r8)
 	LONG $0x02f98348 // cmpq $0x2, %rcx
-	WORD $0xa374 // je 0x7190 <k_pack_rows_pairs+0x540>
+	WORD $0xa374 // je 0x7b20 <k_pack_rows_pairs+0x540>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x243c8348; BYTE $0x03 // cmpq $0x3, (%rsp)
-	WORD $0x107c // jl 0x7208 <k_pack_rows_pairs+0x5b8>
+	WORD $0x107c // jl 0x7b98 <k_pack_rows_pairs+0x5b8>
 	LONG $0x244c8b48; BYTE $0x10 // movq 0x10(%rsp), %rcx
 	LONG $0x107ac1c4; WORD $0x0a04 // vmovss (%r10,%rcx), %xmm0
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	LONG $0x117ac1c4; WORD $0xfc40 // vmovss %xmm0, -0x4(%r8)
 	LONG $0x03f98348 // cmpq $0x3, %rcx
-	LONG $0xff78840f; WORD $0xffff // je 0x7190 <k_pack_rows_pairs+0x540>
+	LONG $0xff78840f; WORD $0xffff // je 0x7b20 <k_pack_rows_pairs+0x540>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x243c8348; BYTE $0x04 // cmpq $0x4, (%rsp)
-	LONG $0xff628c0f; WORD $0xffff // jl 0x7189 <k_pack_rows_pairs+0x539>
+	LONG $0xff628c0f; WORD $0xffff // jl 0x7b19 <k_pack_rows_pairs+0x539>
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x107ac1c4; WORD $0x0a04 // vmovss (%r10,%rcx), %xmm0
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0xffff4de9; BYTE $0xff // jmp 0x7189 <k_pack_rows_pairs+0x539>
+	LONG $0xffff4de9; BYTE $0xff // jmp 0x7b19 <k_pack_rows_pairs+0x539>
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -6186,13 +6683,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcc08348 // addq $-0x4, %rax
 	WORD $0x014c; BYTE $0xcb // addq %r9, %rbx
 	WORD $0x394c; BYTE $0xd1 // cmpq %r10, %rcx
-	LONG $0xfbc88d0f; WORD $0xffff // jge 0x6e30 <k_pack_rows_pairs+0x1e0>
+	LONG $0xfbc88d0f; WORD $0xffff // jge 0x77c0 <k_pack_rows_pairs+0x1e0>
 	WORD $0x3949; BYTE $0xca // cmpq %rcx, %r10
-	WORD $0xe37e // jle 0x7250 <k_pack_rows_pairs+0x600>
+	WORD $0xe37e // jle 0x7be0 <k_pack_rows_pairs+0x600>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x067e // jle 0x7278 <k_pack_rows_pairs+0x628>
+	WORD $0x067e // jle 0x7c08 <k_pack_rows_pairs+0x628>
 	LONG $0x0310fac5 // vmovss (%rbx), %xmm0
-	WORD $0x04eb // jmp 0x727c <k_pack_rows_pairs+0x62c>
+	WORD $0x04eb // jmp 0x7c0c <k_pack_rows_pairs+0x62c>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	QUAD $0x000000e024848b4c // movq 0xe0(%rsp), %r8
 	LONG $0x082c8d49 // leaq (%r8,%rcx), %rbp
@@ -6203,279 +6700,279 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x767c // jl 0x7320 <k_pack_rows_pairs+0x6d0>
+	WORD $0x767c // jl 0x7cb0 <k_pack_rows_pairs+0x6d0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x067c // jl 0x72ba <k_pack_rows_pairs+0x66a>
+	WORD $0x067c // jl 0x7c4a <k_pack_rows_pairs+0x66a>
 	LONG $0x107aa1c4; WORD $0x1b04 // vmovss (%rbx,%r11), %xmm0
 	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x5574 // je 0x7320 <k_pack_rows_pairs+0x6d0>
+	WORD $0x5574 // je 0x7cb0 <k_pack_rows_pairs+0x6d0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x0b7c // jl 0x72e0 <k_pack_rows_pairs+0x690>
+	WORD $0x0b7c // jl 0x7c70 <k_pack_rows_pairs+0x690>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x107aa1c4; WORD $0x0304 // vmovss (%rbx,%r8), %xmm0
 	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2d74 // je 0x7320 <k_pack_rows_pairs+0x6d0>
+	WORD $0x2d74 // je 0x7cb0 <k_pack_rows_pairs+0x6d0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x0b7c // jl 0x7308 <k_pack_rows_pairs+0x6b8>
+	WORD $0x0b7c // jl 0x7c98 <k_pack_rows_pairs+0x6b8>
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x107aa1c4; WORD $0x0304 // vmovss (%rbx,%r8), %xmm0
 	LONG $0x24448b4c; BYTE $0x38 // movq 0x38(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	LONG $0xff26840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xff26840f; WORD $0xffff // je 0x7be0 <k_pack_rows_pairs+0x600>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1c7e // jle 0x734b <k_pack_rows_pairs+0x6fb>
+	WORD $0x1c7e // jle 0x7cdb <k_pack_rows_pairs+0x6fb>
 	LONG $0x4310fac5; BYTE $0x04 // vmovss 0x4(%rbx), %xmm0
 	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x1b7d // jge 0x7361 <k_pack_rows_pairs+0x711>
-	LONG $0x000085e9; BYTE $0x00 // jmp 0x73d0 <k_pack_rows_pairs+0x780>
+	WORD $0x1b7d // jge 0x7cf1 <k_pack_rows_pairs+0x711>
+	LONG $0x000085e9; BYTE $0x00 // jmp 0x7d60 <k_pack_rows_pairs+0x780>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x6f7c // jl 0x73d0 <k_pack_rows_pairs+0x780>
+	WORD $0x6f7c // jl 0x7d60 <k_pack_rows_pairs+0x780>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x077c // jl 0x7372 <k_pack_rows_pairs+0x722>
+	WORD $0x077c // jl 0x7d02 <k_pack_rows_pairs+0x722>
 	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x04 // vmovss 0x4(%rbx,%r11), %xmm0
 	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x4d74 // je 0x73d0 <k_pack_rows_pairs+0x780>
+	WORD $0x4d74 // je 0x7d60 <k_pack_rows_pairs+0x780>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x0c7c // jl 0x7399 <k_pack_rows_pairs+0x749>
+	WORD $0x0c7c // jl 0x7d29 <k_pack_rows_pairs+0x749>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x107aa1c4; WORD $0x0344; BYTE $0x04 // vmovss 0x4(%rbx,%r8), %xmm0
 	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2474 // je 0x73d0 <k_pack_rows_pairs+0x780>
+	WORD $0x2474 // je 0x7d60 <k_pack_rows_pairs+0x780>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x0c7c // jl 0x73c2 <k_pack_rows_pairs+0x772>
+	WORD $0x0c7c // jl 0x7d52 <k_pack_rows_pairs+0x772>
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x107aa1c4; WORD $0x0344; BYTE $0x04 // vmovss 0x4(%rbx,%r8), %xmm0
 	LONG $0x24448b4c; BYTE $0x30 // movq 0x30(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x02ff8349 // cmpq $0x2, %r15
-	LONG $0xfe76840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xfe76840f; WORD $0xffff // je 0x7be0 <k_pack_rows_pairs+0x600>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x197e // jle 0x73f8 <k_pack_rows_pairs+0x7a8>
+	WORD $0x197e // jle 0x7d88 <k_pack_rows_pairs+0x7a8>
 	LONG $0x4310fac5; BYTE $0x08 // vmovss 0x8(%rbx), %xmm0
 	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x187d // jge 0x740e <k_pack_rows_pairs+0x7be>
-	WORD $0x7deb // jmp 0x7475 <k_pack_rows_pairs+0x825>
+	WORD $0x187d // jge 0x7d9e <k_pack_rows_pairs+0x7be>
+	WORD $0x7deb // jmp 0x7e05 <k_pack_rows_pairs+0x825>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b4c; BYTE $0x68 // movq 0x68(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x677c // jl 0x7475 <k_pack_rows_pairs+0x825>
+	WORD $0x677c // jl 0x7e05 <k_pack_rows_pairs+0x825>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x077c // jl 0x741f <k_pack_rows_pairs+0x7cf>
+	WORD $0x077c // jl 0x7daf <k_pack_rows_pairs+0x7cf>
 	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x08 // vmovss 0x8(%rbx,%r11), %xmm0
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x4a74 // je 0x7475 <k_pack_rows_pairs+0x825>
+	WORD $0x4a74 // je 0x7e05 <k_pack_rows_pairs+0x825>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x117c // jl 0x7446 <k_pack_rows_pairs+0x7f6>
+	WORD $0x117c // jl 0x7dd6 <k_pack_rows_pairs+0x7f6>
 	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
 	LONG $0x107aa1c4; WORD $0x3b44; BYTE $0x08 // vmovss 0x8(%rbx,%r15), %xmm0
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2174 // je 0x7475 <k_pack_rows_pairs+0x825>
+	WORD $0x2174 // je 0x7e05 <k_pack_rows_pairs+0x825>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x117c // jl 0x746f <k_pack_rows_pairs+0x81f>
+	WORD $0x117c // jl 0x7dff <k_pack_rows_pairs+0x81f>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107aa1c4; WORD $0x0b44; BYTE $0x08 // vmovss 0x8(%rbx,%r9), %xmm0
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
 	LONG $0x03ff8349 // cmpq $0x3, %r15
-	LONG $0xfdd1840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xfdd1840f; WORD $0xffff // je 0x7be0 <k_pack_rows_pairs+0x600>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x197e // jle 0x749d <k_pack_rows_pairs+0x84d>
+	WORD $0x197e // jle 0x7e2d <k_pack_rows_pairs+0x84d>
 	LONG $0x4310fac5; BYTE $0x0c // vmovss 0xc(%rbx), %xmm0
 	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x187d // jge 0x74b3 <k_pack_rows_pairs+0x863>
-	WORD $0x7deb // jmp 0x751a <k_pack_rows_pairs+0x8ca>
+	WORD $0x187d // jge 0x7e43 <k_pack_rows_pairs+0x863>
+	WORD $0x7deb // jmp 0x7eaa <k_pack_rows_pairs+0x8ca>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b4c; BYTE $0x60 // movq 0x60(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x677c // jl 0x751a <k_pack_rows_pairs+0x8ca>
+	WORD $0x677c // jl 0x7eaa <k_pack_rows_pairs+0x8ca>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x077c // jl 0x74c4 <k_pack_rows_pairs+0x874>
+	WORD $0x077c // jl 0x7e54 <k_pack_rows_pairs+0x874>
 	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x0c // vmovss 0xc(%rbx,%r11), %xmm0
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x4a74 // je 0x751a <k_pack_rows_pairs+0x8ca>
+	WORD $0x4a74 // je 0x7eaa <k_pack_rows_pairs+0x8ca>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x117c // jl 0x74eb <k_pack_rows_pairs+0x89b>
+	WORD $0x117c // jl 0x7e7b <k_pack_rows_pairs+0x89b>
 	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
 	LONG $0x107aa1c4; WORD $0x3b44; BYTE $0x0c // vmovss 0xc(%rbx,%r15), %xmm0
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2174 // je 0x751a <k_pack_rows_pairs+0x8ca>
+	WORD $0x2174 // je 0x7eaa <k_pack_rows_pairs+0x8ca>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x117c // jl 0x7514 <k_pack_rows_pairs+0x8c4>
+	WORD $0x117c // jl 0x7ea4 <k_pack_rows_pairs+0x8c4>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107aa1c4; WORD $0x0b44; BYTE $0x0c // vmovss 0xc(%rbx,%r9), %xmm0
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
 	LONG $0x04ff8349 // cmpq $0x4, %r15
-	LONG $0xfd2c840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xfd2c840f; WORD $0xffff // je 0x7be0 <k_pack_rows_pairs+0x600>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x197e // jle 0x7542 <k_pack_rows_pairs+0x8f2>
+	WORD $0x197e // jle 0x7ed2 <k_pack_rows_pairs+0x8f2>
 	LONG $0x4310fac5; BYTE $0x10 // vmovss 0x10(%rbx), %xmm0
 	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x187d // jge 0x7558 <k_pack_rows_pairs+0x908>
-	WORD $0x7deb // jmp 0x75bf <k_pack_rows_pairs+0x96f>
+	WORD $0x187d // jge 0x7ee8 <k_pack_rows_pairs+0x908>
+	WORD $0x7deb // jmp 0x7f4f <k_pack_rows_pairs+0x96f>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x677c // jl 0x75bf <k_pack_rows_pairs+0x96f>
+	WORD $0x677c // jl 0x7f4f <k_pack_rows_pairs+0x96f>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x077c // jl 0x7569 <k_pack_rows_pairs+0x919>
+	WORD $0x077c // jl 0x7ef9 <k_pack_rows_pairs+0x919>
 	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x10 // vmovss 0x10(%rbx,%r11), %xmm0
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x4a74 // je 0x75bf <k_pack_rows_pairs+0x96f>
+	WORD $0x4a74 // je 0x7f4f <k_pack_rows_pairs+0x96f>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x117c // jl 0x7590 <k_pack_rows_pairs+0x940>
+	WORD $0x117c // jl 0x7f20 <k_pack_rows_pairs+0x940>
 	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
 	LONG $0x107aa1c4; WORD $0x3b44; BYTE $0x10 // vmovss 0x10(%rbx,%r15), %xmm0
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2174 // je 0x75bf <k_pack_rows_pairs+0x96f>
+	WORD $0x2174 // je 0x7f4f <k_pack_rows_pairs+0x96f>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x117c // jl 0x75b9 <k_pack_rows_pairs+0x969>
+	WORD $0x117c // jl 0x7f49 <k_pack_rows_pairs+0x969>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107aa1c4; WORD $0x0b44; BYTE $0x10 // vmovss 0x10(%rbx,%r9), %xmm0
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
 	LONG $0x05ff8349 // cmpq $0x5, %r15
-	LONG $0xfc87840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xfc87840f; WORD $0xffff // je 0x7be0 <k_pack_rows_pairs+0x600>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x197e // jle 0x75e7 <k_pack_rows_pairs+0x997>
+	WORD $0x197e // jle 0x7f77 <k_pack_rows_pairs+0x997>
 	LONG $0x4310fac5; BYTE $0x14 // vmovss 0x14(%rbx), %xmm0
 	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x187d // jge 0x75fd <k_pack_rows_pairs+0x9ad>
-	WORD $0x7deb // jmp 0x7664 <k_pack_rows_pairs+0xa14>
+	WORD $0x187d // jge 0x7f8d <k_pack_rows_pairs+0x9ad>
+	WORD $0x7deb // jmp 0x7ff4 <k_pack_rows_pairs+0xa14>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b4c; BYTE $0x50 // movq 0x50(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	WORD $0x677c // jl 0x7664 <k_pack_rows_pairs+0xa14>
+	WORD $0x677c // jl 0x7ff4 <k_pack_rows_pairs+0xa14>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x077c // jl 0x760e <k_pack_rows_pairs+0x9be>
+	WORD $0x077c // jl 0x7f9e <k_pack_rows_pairs+0x9be>
 	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x14 // vmovss 0x14(%rbx,%r11), %xmm0
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	WORD $0x4a74 // je 0x7664 <k_pack_rows_pairs+0xa14>
+	WORD $0x4a74 // je 0x7ff4 <k_pack_rows_pairs+0xa14>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x117c // jl 0x7635 <k_pack_rows_pairs+0x9e5>
+	WORD $0x117c // jl 0x7fc5 <k_pack_rows_pairs+0x9e5>
 	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
 	LONG $0x107aa1c4; WORD $0x3b44; BYTE $0x14 // vmovss 0x14(%rbx,%r15), %xmm0
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	WORD $0x2174 // je 0x7664 <k_pack_rows_pairs+0xa14>
+	WORD $0x2174 // je 0x7ff4 <k_pack_rows_pairs+0xa14>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	WORD $0x117c // jl 0x765e <k_pack_rows_pairs+0xa0e>
+	WORD $0x117c // jl 0x7fee <k_pack_rows_pairs+0xa0e>
 	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
 	LONG $0x107aa1c4; WORD $0x0b44; BYTE $0x14 // vmovss 0x14(%rbx,%r9), %xmm0
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x117ac1c4; WORD $0x8804 // vmovss %xmm0, (%r8,%rcx,4)
 	LONG $0x06ff8349 // cmpq $0x6, %r15
-	LONG $0xfbe2840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xfbe2840f; WORD $0xffff // je 0x7be0 <k_pack_rows_pairs+0x600>
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	WORD $0x1d7e // jle 0x7690 <k_pack_rows_pairs+0xa40>
+	WORD $0x1d7e // jle 0x8020 <k_pack_rows_pairs+0xa40>
 	LONG $0x4310fac5; BYTE $0x18 // vmovss 0x18(%rbx), %xmm0
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xfbc28c0f; WORD $0xffff // jl 0x7250 <k_pack_rows_pairs+0x600>
-	WORD $0x1aeb // jmp 0x76aa <k_pack_rows_pairs+0xa5a>
+	LONG $0xfbc28c0f; WORD $0xffff // jl 0x7be0 <k_pack_rows_pairs+0x600>
+	WORD $0x1aeb // jmp 0x803a <k_pack_rows_pairs+0xa5a>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf4 // vmovss %xmm0, -0xc(%r8,%rcx,4)
 	LONG $0x02fa8348 // cmpq $0x2, %rdx
-	LONG $0xfba68c0f; WORD $0xffff // jl 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xfba68c0f; WORD $0xffff // jl 0x7be0 <k_pack_rows_pairs+0x600>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x02f88348 // cmpq $0x2, %rax
-	WORD $0x077c // jl 0x76bb <k_pack_rows_pairs+0xa6b>
+	WORD $0x077c // jl 0x804b <k_pack_rows_pairs+0xa6b>
 	LONG $0x107aa1c4; WORD $0x1b44; BYTE $0x18 // vmovss 0x18(%rbx,%r11), %xmm0
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xf8 // vmovss %xmm0, -0x8(%r8,%rcx,4)
 	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xfb80840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xfb80840f; WORD $0xffff // je 0x7be0 <k_pack_rows_pairs+0x600>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x03f88348 // cmpq $0x3, %rax
-	WORD $0x0c7c // jl 0x76e6 <k_pack_rows_pairs+0xa96>
+	WORD $0x0c7c // jl 0x8076 <k_pack_rows_pairs+0xa96>
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
 	LONG $0x107aa1c4; WORD $0x0344; BYTE $0x18 // vmovss 0x18(%rbx,%r8), %xmm0
 	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
 	LONG $0x117ac1c4; WORD $0x8844; BYTE $0xfc // vmovss %xmm0, -0x4(%r8,%rcx,4)
 	LONG $0x243c8348; BYTE $0x00 // cmpq $0x0, (%rsp)
-	LONG $0xfb53840f; WORD $0xffff // je 0x7250 <k_pack_rows_pairs+0x600>
+	LONG $0xfb53840f; WORD $0xffff // je 0x7be0 <k_pack_rows_pairs+0x600>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x04f88348 // cmpq $0x4, %rax
-	LONG $0xfb318c0f; WORD $0xffff // jl 0x723c <k_pack_rows_pairs+0x5ec>
+	LONG $0xfb318c0f; WORD $0xffff // jl 0x7bcc <k_pack_rows_pairs+0x5ec>
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	LONG $0x107aa1c4; WORD $0x0344; BYTE $0x18 // vmovss 0x18(%rbx,%r8), %xmm0
-	LONG $0xfffb20e9; BYTE $0xff // jmp 0x723c <k_pack_rows_pairs+0x5ec>
+	LONG $0xfffb20e9; BYTE $0xff // jmp 0x7bcc <k_pack_rows_pairs+0x5ec>
 	WORD $0x854d; BYTE $0xd2 // testq %r10, %r10
 	WORD $0x9f0f; BYTE $0xc0 // setg %al
 	LONG $0xb0248422; WORD $0x0000; BYTE $0x00 // andb 0xb0(%rsp), %al
 	WORD $0x013c // cmpb $0x1, %al
 	QUAD $0x0000008024b48b4c // movq 0x80(%rsp), %r14
-	LONG $0x00cc850f; WORD $0x0000 // jne 0x7805 <k_pack_rows_pairs+0xbb5>
+	LONG $0x00cc850f; WORD $0x0000 // jne 0x8195 <k_pack_rows_pairs+0xbb5>
 	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
 	LONG $0x18468b49 // movq 0x18(%r14), %rax
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0xd7af0f49 // imulq %r15, %rdx
 	LONG $0x02e7c149 // shlq $0x2, %r15
 	LONG $0x01fa8349 // cmpq $0x1, %r10
-	WORD $0x1175 // jne 0x7762 <k_pack_rows_pairs+0xb12>
+	WORD $0x1175 // jne 0x80f2 <k_pack_rows_pairs+0xb12>
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	LONG $0x008d850f; WORD $0x0000 // jne 0x77ea <k_pack_rows_pairs+0xb9a>
-	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x7805 <k_pack_rows_pairs+0xbb5>
+	LONG $0x008d850f; WORD $0x0000 // jne 0x817a <k_pack_rows_pairs+0xb9a>
+	LONG $0x0000a3e9; BYTE $0x00 // jmp 0x8195 <k_pack_rows_pairs+0xbb5>
 	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
 	WORD $0x214c; BYTE $0xd7 // andq %r10, %rdi
 	LONG $0x1b048d4f // leaq (%r11,%r11), %r8
@@ -6483,37 +6980,37 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c18349 // addq $0x4, %r9
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0x894d; BYTE $0xfa // movq %r15, %r10
-	WORD $0x1ceb // jmp 0x779f <k_pack_rows_pairs+0xb4f>
+	WORD $0x1ceb // jmp 0x812f <k_pack_rows_pairs+0xb4f>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xb11c8941 // movl %ebx, (%r9,%rsi,4)
 	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
 	WORD $0xff49; BYTE $0xc3 // incq %r11
 	WORD $0x3949; BYTE $0xfb // cmpq %rdi, %r11
-	WORD $0x3774 // je 0x77d6 <k_pack_rows_pairs+0xb86>
+	WORD $0x3774 // je 0x8166 <k_pack_rows_pairs+0xb86>
 	WORD $0x894c; BYTE $0xde // movq %r11, %rsi
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x097d // jge 0x77b6 <k_pack_rows_pairs+0xb66>
+	WORD $0x097d // jge 0x8146 <k_pack_rows_pairs+0xb66>
 	LONG $0x085e8b4d // movq 0x8(%r14), %r11
 	LONG $0x1cb70f47; BYTE $0x13 // movzwl (%r11,%r10), %r11d
 	LONG $0xb15c8945; BYTE $0xfc // movl %r11d, -0x4(%r9,%rsi,4)
 	LONG $0x015e8d4c // leaq 0x1(%rsi), %r11
 	WORD $0xdb31 // xorl %ebx, %ebx
 	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
-	WORD $0xca7d // jge 0x7790 <k_pack_rows_pairs+0xb40>
+	WORD $0xca7d // jge 0x8120 <k_pack_rows_pairs+0xb40>
 	LONG $0x085e8b49 // movq 0x8(%r14), %rbx
 	LONG $0x245c0348; BYTE $0x70 // addq 0x70(%rsp), %rbx
 	LONG $0x1cb70f41; BYTE $0x1a // movzwl (%r10,%rbx), %ebx
-	WORD $0xbaeb // jmp 0x7790 <k_pack_rows_pairs+0xb40>
+	WORD $0xbaeb // jmp 0x8120 <k_pack_rows_pairs+0xb40>
 	LONG $0x02c68348 // addq $0x2, %rsi
 	LONG $0x245c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r11
 	LONG $0x24548b4c; BYTE $0x78 // movq 0x78(%rsp), %r10
 	LONG $0x01c2f641 // testb $0x1, %r10b
-	WORD $0x1b74 // je 0x7805 <k_pack_rows_pairs+0xbb5>
+	WORD $0x1b74 // je 0x8195 <k_pack_rows_pairs+0xbb5>
 	LONG $0x910c8d48 // leaq (%rcx,%rdx,4), %rcx
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0x0d7d // jge 0x7802 <k_pack_rows_pairs+0xbb2>
+	WORD $0x0d7d // jge 0x8192 <k_pack_rows_pairs+0xbb2>
 	LONG $0xdeaf0f4c // imulq %rsi, %r11
 	LONG $0x085e034d // addq 0x8(%r14), %r11
 	LONG $0x14b70f43; BYTE $0x1f // movzwl (%r15,%r11), %edx
@@ -6539,10 +7036,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
 	LONG $0x207f8348; BYTE $0x04 // cmpq $0x4, 0x20(%rdi)
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x05ec850f; WORD $0x0000 // jne 0x7e2d <k_pack_cols+0x60d>
+	LONG $0x05ec850f; WORD $0x0000 // jne 0x87bd <k_pack_cols+0x60d>
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x10718e0f; WORD $0x0000 // jle 0x88bf <k_pack_cols+0x109f>
+	LONG $0x10718e0f; WORD $0x0000 // jle 0x924f <k_pack_cols+0x109f>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x10508b48 // movq 0x10(%rax), %rdx
 	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
@@ -6565,10 +7062,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6ef9c1c4; BYTE $0xc0 // vmovq %r8, %xmm0
 	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
 	QUAD $0x000000982484c748; LONG $0x00000000 // movq $0x0, 0x98(%rsp)
-	QUAD $0x0032250d227de2c4; BYTE $0x00 // vpmovsxbq 0x3225(%rip), %ymm1 # 0xaaf0 <k_pack_cols_pairs+0xaa0>
-	QUAD $0x0031ec15597de2c4; BYTE $0x00 // vpbroadcastq 0x31ec(%rip), %ymm2 # 0xaac0 <k_pack_cols_pairs+0xa70>
-	QUAD $0x0032171d227de2c4; BYTE $0x00 // vpmovsxbq 0x3217(%rip), %ymm3 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
-	QUAD $0x00320225597de2c4; BYTE $0x00 // vpbroadcastq 0x3202(%rip), %ymm4 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	QUAD $0x0032550d227de2c4; BYTE $0x00 // vpmovsxbq 0x3255(%rip), %ymm1 # 0xb4b0 <k_pack_cols_pairs+0xad0>
+	QUAD $0x00321c15597de2c4; BYTE $0x00 // vpbroadcastq 0x321c(%rip), %ymm2 # 0xb480 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x0032471d227de2c4; BYTE $0x00 // vpmovsxbq 0x3247(%rip), %ymm3 # 0xb4b4 <k_pack_cols_pairs+0xad4>
+	QUAD $0x00323225597de2c4; BYTE $0x00 // vpbroadcastq 0x3232(%rip), %ymm4 # 0xb4a8 <k_pack_cols_pairs+0xac8>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	QUAD $0x000000802484c748; LONG $0x00000000 // movq $0x0, 0x80(%rsp)
 	LONG $0x24748948; BYTE $0x70 // movq %rsi, 0x70(%rsp)
@@ -6576,7 +7073,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x244c8948; BYTE $0x78 // movq %rcx, 0x78(%rsp)
-	WORD $0x44eb // jmp 0x794e <k_pack_cols+0x12e>
+	WORD $0x44eb // jmp 0x82de <k_pack_cols+0x12e>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x24548b48; BYTE $0x30 // movq 0x30(%rsp), %rdx
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
@@ -6588,7 +7085,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8b48; BYTE $0x78 // movq 0x78(%rsp), %rcx
 	QUAD $0x0000008824bc8b48 // movq 0x88(%rsp), %rdi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0x0f718d0f; WORD $0x0000 // jge 0x88bf <k_pack_cols+0x109f>
+	LONG $0x0f718d0f; WORD $0x0000 // jge 0x924f <k_pack_cols+0x109f>
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	LONG $0x000004be; BYTE $0x00 // movl $0x4, %esi
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
@@ -6611,17 +7108,17 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000882494894c // movq %r10, 0x88(%rsp)
 	LONG $0xd14c0f4c // cmovlq %rcx, %r10
 	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x1f7d // jge 0x79d0 <k_pack_cols+0x1b0>
+	WORD $0x1f7d // jge 0x8360 <k_pack_cols+0x1b0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x00015fe9; BYTE $0x00 // jmp 0x7b20 <k_pack_cols+0x300>
+	LONG $0x00015fe9; BYTE $0x00 // jmp 0x84b0 <k_pack_cols+0x300>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
 	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0x01338d0f; WORD $0x0000 // jge 0x7b20 <k_pack_cols+0x300>
+	LONG $0x01338d0f; WORD $0x0000 // jge 0x84b0 <k_pack_cols+0x300>
 	WORD $0xe683; BYTE $0x03 // andl $0x3, %esi
 	WORD $0xf748; BYTE $0xde // negq %rsi
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
@@ -6633,7 +7130,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
 	LONG $0x240c8948 // movq %rcx, (%rsp)
 	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	WORD $0x39eb // jmp 0x7a5b <k_pack_cols+0x23b>
+	WORD $0x39eb // jmp 0x83eb <k_pack_cols+0x23b>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
 	LONG $0x240c0148 // addq %rcx, (%rsp)
@@ -6644,11 +7141,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c28348 // addq $0x10, %rdx
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x00c58f0f; WORD $0x0000 // jg 0x7b20 <k_pack_cols+0x300>
+	LONG $0x00c58f0f; WORD $0x0000 // jg 0x84b0 <k_pack_cols+0x300>
 	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
 	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
 	LONG $0x202444f6; BYTE $0x03 // testb $0x3, 0x20(%rsp)
-	WORD $0x2574 // je 0x7a8d <k_pack_cols+0x26d>
+	WORD $0x2574 // je 0x841d <k_pack_cols+0x26d>
 	WORD $0x894c; BYTE $0xf9 // movq %r15, %rcx
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
@@ -6658,12 +7155,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	WORD $0x014c; BYTE $0xf1 // addq %r14, %rcx
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0xe975 // jne 0x7a70 <k_pack_cols+0x250>
+	WORD $0xe975 // jne 0x8400 <k_pack_cols+0x250>
 	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
 	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
 	LONG $0x247c8348; WORD $0x0308 // cmpq $0x3, 0x8(%rsp)
-	WORD $0x9672 // jb 0x7a30 <k_pack_cols+0x210>
+	WORD $0x9672 // jb 0x83c0 <k_pack_cols+0x210>
 	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
 	LONG $0xebaf0f49 // imulq %r11, %rbp
 	LONG $0x034b8d49 // leaq 0x3(%r11), %rcx
@@ -6689,18 +7186,18 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	LONG $0x40c58349 // addq $0x40, %r13
 	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0xc07c // jl 0x7ad0 <k_pack_cols+0x2b0>
-	LONG $0xffff1be9; BYTE $0xff // jmp 0x7a30 <k_pack_cols+0x210>
+	WORD $0xc07c // jl 0x8460 <k_pack_cols+0x2b0>
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x83c0 <k_pack_cols+0x210>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	LONG $0xfde2840f; WORD $0xffff // je 0x7910 <k_pack_cols+0xf0>
+	LONG $0xfde2840f; WORD $0xffff // je 0x82a0 <k_pack_cols+0xf0>
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xfdd98d0f; WORD $0xffff // jge 0x7910 <k_pack_cols+0xf0>
+	LONG $0xfdd98d0f; WORD $0xffff // jge 0x82a0 <k_pack_cols+0xf0>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28788b48 // movq 0x28(%rax), %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfdc78e0f; WORD $0xffff // jle 0x7910 <k_pack_cols+0xf0>
+	LONG $0xfdc78e0f; WORD $0xffff // jle 0x82a0 <k_pack_cols+0xf0>
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x04e1c148 // shlq $0x4, %rcx
@@ -6757,7 +7254,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
 	LONG $0xe5af0f4c // imulq %rbp, %r12
-	WORD $0x27eb // jmp 0x7c61 <k_pack_cols+0x441>
+	WORD $0x27eb // jmp 0x85f1 <k_pack_cols+0x441>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
@@ -6766,7 +7263,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xfcaf8d0f; WORD $0xffff // jge 0x7910 <k_pack_cols+0xf0>
+	LONG $0xfcaf8d0f; WORD $0xffff // jge 0x82a0 <k_pack_cols+0xf0>
 	LONG $0x10ff8348 // cmpq $0x10, %rdi
 	WORD $0x920f; BYTE $0xc0 // setb %al
 	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
@@ -6776,9 +7273,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4824440a // orb 0x48(%rsp), %al
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	WORD $0x1674 // je 0x7ca0 <k_pack_cols+0x480>
+	WORD $0x1674 // je 0x8630 <k_pack_cols+0x480>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x7d52 <k_pack_cols+0x532>
+	LONG $0x0000c1e9; BYTE $0x00 // jmp 0x86e2 <k_pack_cols+0x532>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x247c034c; BYTE $0x60 // addq 0x60(%rsp), %r15
 	WORD $0xd231 // xorl %edx, %edx
@@ -6813,20 +7310,20 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf4d4cdc5 // vpaddq %ymm4, %ymm6, %ymm6
 	LONG $0xfcd4c5c5 // vpaddq %ymm4, %ymm7, %ymm7
 	WORD $0x3949; BYTE $0xd1 // cmpq %rdx, %r9
-	LONG $0xff6a850f; WORD $0xffff // jne 0x7cb0 <k_pack_cols+0x490>
+	LONG $0xff6a850f; WORD $0xffff // jne 0x8640 <k_pack_cols+0x490>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	LONG $0xfeee840f; WORD $0xffff // je 0x7c40 <k_pack_cols+0x420>
+	LONG $0xfeee840f; WORD $0xffff // je 0x85d0 <k_pack_cols+0x420>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x01c88348 // orq $0x1, %rax
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0x3274 // je 0x7d96 <k_pack_cols+0x576>
+	WORD $0x3274 // je 0x8726 <k_pack_cols+0x576>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x057d // jge 0x7d7a <k_pack_cols+0x55a>
+	WORD $0x057d // jge 0x870a <k_pack_cols+0x55a>
 	LONG $0x6e79c1c4; BYTE $0x37 // vmovd (%r15), %xmm6
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
 	LONG $0x74af0f48; WORD $0x1024 // imulq 0x10(%rsp), %rsi
@@ -6836,7 +7333,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04c78349 // addq $0x4, %r15
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xfea1840f; WORD $0xffff // je 0x7c40 <k_pack_cols+0x420>
+	LONG $0xfea1840f; WORD $0xffff // je 0x85d0 <k_pack_cols+0x420>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
@@ -6846,33 +7343,33 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xbb3c8d49 // leaq (%r11,%rdi,4), %rdi
 	LONG $0x24540348; BYTE $0x28 // addq 0x28(%rsp), %rdx
 	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x1feb // jmp 0x7de3 <k_pack_cols+0x5c3>
+	WORD $0x1feb // jmp 0x8773 <k_pack_cols+0x5c3>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x747ef9c5; WORD $0x04af // vmovd %xmm6, 0x4(%rdi,%rbp,4)
 	LONG $0x02c58348 // addq $0x2, %rbp
 	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	LONG $0xfe5d840f; WORD $0xffff // je 0x7c40 <k_pack_cols+0x420>
+	LONG $0xfe5d840f; WORD $0xffff // je 0x85d0 <k_pack_cols+0x420>
 	LONG $0x2a1c8d4c // leaq (%rdx,%rbp), %r11
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0x1c7c // jl 0x7e10 <k_pack_cols+0x5f0>
+	WORD $0x1c7c // jl 0x87a0 <k_pack_cols+0x5f0>
 	LONG $0x3c7ef9c5; BYTE $0xaf // vmovd %xmm7, (%rdi,%rbp,4)
 	LONG $0x281c8d4c // leaq (%rax,%rbp), %r11
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xce7d // jge 0x7dd0 <k_pack_cols+0x5b0>
-	WORD $0x20eb // jmp 0x7e24 <k_pack_cols+0x604>
+	WORD $0xce7d // jge 0x8760 <k_pack_cols+0x5b0>
+	WORD $0x20eb // jmp 0x87b4 <k_pack_cols+0x604>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x6e79c1c4; WORD $0xaf3c // vmovd (%r15,%rbp,4), %xmm7
 	LONG $0x3c7ef9c5; BYTE $0xaf // vmovd %xmm7, (%rdi,%rbp,4)
 	LONG $0x281c8d4c // leaq (%rax,%rbp), %r11
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xac7d // jge 0x7dd0 <k_pack_cols+0x5b0>
+	WORD $0xac7d // jge 0x8760 <k_pack_cols+0x5b0>
 	LONG $0x6e79c1c4; WORD $0xaf74; BYTE $0x04 // vmovd 0x4(%r15,%rbp,4), %xmm6
-	WORD $0xa3eb // jmp 0x7dd0 <k_pack_cols+0x5b0>
+	WORD $0xa3eb // jmp 0x8760 <k_pack_cols+0x5b0>
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0a858e0f; WORD $0x0000 // jle 0x88bf <k_pack_cols+0x109f>
+	LONG $0x0a858e0f; WORD $0x0000 // jle 0x924f <k_pack_cols+0x109f>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x10488b48 // movq 0x10(%rax), %rcx
 	WORD $0x8b48; BYTE $0x38 // movq (%rax), %rdi
@@ -6881,9 +7378,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024948948 // movq %rdx, 0x90(%rsp)
 	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
 	LONG $0x247c8948; BYTE $0x50 // movq %rdi, 0x50(%rsp)
-	LONG $0x040c8d0f; WORD $0x0000 // jge 0x8272 <k_pack_cols+0xa52>
+	LONG $0x040c8d0f; WORD $0x0000 // jge 0x8c02 <k_pack_cols+0xa52>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0a50840f; WORD $0x0000 // je 0x88bf <k_pack_cols+0x109f>
+	LONG $0x0a50840f; WORD $0x0000 // je 0x924f <k_pack_cols+0x109f>
 	QUAD $0xfffffffffff0b948; WORD $0x7fff // movabsq $0x7ffffffffffffff0, %rcx # imm = 0x7FFFFFFFFFFFFFF0
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
@@ -6903,14 +7400,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
 	LONG $0xf0c18348 // addq $-0x10, %rcx
 	LONG $0x244c8948; BYTE $0x60 // movq %rcx, 0x60(%rsp)
-	QUAD $0x002c1815227de2c4; BYTE $0x00 // vpmovsxbq 0x2c18(%rip), %ymm2 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
-	QUAD $0x002bdb1d597de2c4; BYTE $0x00 // vpbroadcastq 0x2bdb(%rip), %ymm3 # 0xaac0 <k_pack_cols_pairs+0xa70>
-	QUAD $0x002bfa25597de2c4; BYTE $0x00 // vpbroadcastq 0x2bfa(%rip), %ymm4 # 0xaae8 <k_pack_cols_pairs+0xa98>
-	QUAD $0x002be12d597de2c4; BYTE $0x00 // vpbroadcastq 0x2be1(%rip), %ymm5 # 0xaad8 <k_pack_cols_pairs+0xa88>
-	QUAD $0x002bd035597de2c4; BYTE $0x00 // vpbroadcastq 0x2bd0(%rip), %ymm6 # 0xaad0 <k_pack_cols_pairs+0xa80>
+	QUAD $0x002c4815227de2c4; BYTE $0x00 // vpmovsxbq 0x2c48(%rip), %ymm2 # 0xb4b4 <k_pack_cols_pairs+0xad4>
+	QUAD $0x002c0b1d597de2c4; BYTE $0x00 // vpbroadcastq 0x2c0b(%rip), %ymm3 # 0xb480 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x002c2a25597de2c4; BYTE $0x00 // vpbroadcastq 0x2c2a(%rip), %ymm4 # 0xb4a8 <k_pack_cols_pairs+0xac8>
+	QUAD $0x002c112d597de2c4; BYTE $0x00 // vpbroadcastq 0x2c11(%rip), %ymm5 # 0xb498 <k_pack_cols_pairs+0xab8>
+	QUAD $0x002c0035597de2c4; BYTE $0x00 // vpbroadcastq 0x2c00(%rip), %ymm6 # 0xb490 <k_pack_cols_pairs+0xab0>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x3aeb // jmp 0x7f41 <k_pack_cols+0x721>
+	WORD $0x3aeb // jmp 0x88d1 <k_pack_cols+0x721>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
@@ -6921,7 +7418,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
 	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
-	LONG $0x097e8d0f; WORD $0x0000 // jge 0x88bf <k_pack_cols+0x109f>
+	LONG $0x097e8d0f; WORD $0x0000 // jge 0x924f <k_pack_cols+0x109f>
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
@@ -6937,11 +7434,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xea4c0f4c // cmovlq %rdx, %r13
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
 	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	WORD $0x8d7d // jge 0x7f10 <k_pack_cols+0x6f0>
+	WORD $0x8d7d // jge 0x88a0 <k_pack_cols+0x6f0>
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x28798b48 // movq 0x28(%rcx), %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xff7b8e0f; WORD $0xffff // jle 0x7f10 <k_pack_cols+0x6f0>
+	LONG $0xff7b8e0f; WORD $0xffff // jle 0x88a0 <k_pack_cols+0x6f0>
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0x8948; BYTE $0xca // movq %rcx, %rdx
 	LONG $0x04e2c148 // shlq $0x4, %rdx
@@ -6984,14 +7481,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
 	LONG $0x24440348; BYTE $0x58 // addq 0x58(%rsp), %rax
 	LONG $0x2444894c; BYTE $0x08 // movq %r8, 0x8(%rsp)
-	WORD $0x26eb // jmp 0x8067 <k_pack_cols+0x847>
+	WORD $0x26eb // jmp 0x89f7 <k_pack_cols+0x847>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	LONG $0x24540348; BYTE $0x10 // addq 0x10(%rsp), %rdx
 	WORD $0x014d; BYTE $0xc2 // addq %r8, %r10
 	WORD $0x014c; BYTE $0xc0 // addq %r8, %rax
 	WORD $0x394d; BYTE $0xec // cmpq %r13, %r12
-	LONG $0xfea98d0f; WORD $0xffff // jge 0x7f10 <k_pack_cols+0x6f0>
+	LONG $0xfea98d0f; WORD $0xffff // jge 0x88a0 <k_pack_cols+0x6f0>
 	LONG $0x20ff8348 // cmpq $0x20, %rdi
 	LONG $0xc5920f40 // setb %bpl
 	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
@@ -6999,14 +7496,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x991c8d4e // leaq (%rcx,%r11,4), %r11
 	WORD $0x0844; BYTE $0xcd // orb %r9b, %bpl
 	LONG $0x01c5f640 // testb $0x1, %bpl
-	WORD $0x0d74 // je 0x8090 <k_pack_cols+0x870>
+	WORD $0x0d74 // je 0x8a20 <k_pack_cols+0x870>
 	WORD $0xed31 // xorl %ebp, %ebp
-	LONG $0x00013ee9; BYTE $0x00 // jmp 0x81c8 <k_pack_cols+0x9a8>
+	LONG $0x00013ee9; BYTE $0x00 // jmp 0x8b58 <k_pack_cols+0x9a8>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x245c034c; BYTE $0x28 // addq 0x28(%rsp), %r11
 	WORD $0xed31 // xorl %ebp, %ebp
 	LONG $0xfa6ffdc5 // vmovdqa %ymm2, %ymm7
-	QUAD $0x002a4c05227d62c4; BYTE $0x00 // vpmovsxbq 0x2a4c(%rip), %ymm8 # 0xaaf0 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x002a7c05227d62c4; BYTE $0x00 // vpmovsxbq 0x2a7c(%rip), %ymm8 # 0xb4b0 <k_pack_cols_pairs+0xad0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xcbd43dc5 // vpaddq %ymm3, %ymm8, %ymm9
 	LONG $0xd3d445c5 // vpaddq %ymm3, %ymm7, %ymm10
@@ -7058,20 +7555,20 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfed4c5c5 // vpaddq %ymm6, %ymm7, %ymm7
 	LONG $0xc6d43dc5 // vpaddq %ymm6, %ymm8, %ymm8
 	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	LONG $0xfef4850f; WORD $0xffff // jne 0x80b0 <k_pack_cols+0x890>
+	LONG $0xfef4850f; WORD $0xffff // jne 0x8a40 <k_pack_cols+0x890>
 	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
 	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	LONG $0xfe88840f; WORD $0xffff // je 0x8050 <k_pack_cols+0x830>
+	LONG $0xfe88840f; WORD $0xffff // je 0x89e0 <k_pack_cols+0x830>
 	WORD $0x8949; BYTE $0xee // movq %rbp, %r14
 	LONG $0x01ce8349 // orq $0x1, %r14
 	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0x4674 // je 0x821b <k_pack_cols+0x9fb>
+	WORD $0x4674 // je 0x8bab <k_pack_cols+0x9fb>
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
 	WORD $0x8945; BYTE $0xcd // movl %r9d, %r13d
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	WORD $0x057d // jge 0x81ec <k_pack_cols+0x9cc>
+	WORD $0x057d // jge 0x8b7c <k_pack_cols+0x9cc>
 	LONG $0x6e79c1c4; BYTE $0x3b // vmovd (%r11), %xmm7
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0xdcaf0f49 // imulq %r12, %rbx
@@ -7086,27 +7583,27 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
 	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0xfe2c840f; WORD $0xffff // je 0x8050 <k_pack_cols+0x830>
+	LONG $0xfe2c840f; WORD $0xffff // je 0x89e0 <k_pack_cols+0x830>
 	LONG $0x04c38349 // addq $0x4, %r11
-	WORD $0x1eeb // jmp 0x8248 <k_pack_cols+0xa28>
+	WORD $0x1eeb // jmp 0x8bd8 <k_pack_cols+0xa28>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x3c7ef9c5; BYTE $0xa8 // vmovd %xmm7, (%rax,%rbp,4)
 	LONG $0x08c38349 // addq $0x8, %r11
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0x894c; BYTE $0xf5 // movq %r14, %rbp
 	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	LONG $0xfe08840f; WORD $0xffff // je 0x8050 <k_pack_cols+0x830>
+	LONG $0xfe08840f; WORD $0xffff // je 0x89e0 <k_pack_cols+0x830>
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	LONG $0xef3941c4; BYTE $0xc0 // vpxor %xmm8, %xmm8, %xmm8
 	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	WORD $0x067d // jge 0x825c <k_pack_cols+0xa3c>
+	WORD $0x067d // jge 0x8bec <k_pack_cols+0xa3c>
 	LONG $0x6e7941c4; WORD $0xfc43 // vmovd -0x4(%r11), %xmm8
 	LONG $0x447e79c5; WORD $0xfca8 // vmovd %xmm8, -0x4(%rax,%rbp,4)
 	LONG $0x01758d4c // leaq 0x1(%rbp), %r14
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	WORD $0xc57d // jge 0x8230 <k_pack_cols+0xa10>
+	WORD $0xc57d // jge 0x8bc0 <k_pack_cols+0xa10>
 	LONG $0x6e79c1c4; BYTE $0x3b // vmovd (%r11), %xmm7
-	WORD $0xbeeb // jmp 0x8230 <k_pack_cols+0xa10>
+	WORD $0xbeeb // jmp 0x8bc0 <k_pack_cols+0xa10>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
@@ -7128,14 +7625,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
 	QUAD $0x000000b02484c748; LONG $0x00000000 // movq $0x0, 0xb0(%rsp)
-	QUAD $0x0027f90d227de2c4; BYTE $0x00 // vpmovsxbq 0x27f9(%rip), %ymm1 # 0xaaf0 <k_pack_cols_pairs+0xaa0>
-	QUAD $0x0027f415227de2c4; BYTE $0x00 // vpmovsxbq 0x27f4(%rip), %ymm2 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
-	QUAD $0x0027b71d597de2c4; BYTE $0x00 // vpbroadcastq 0x27b7(%rip), %ymm3 # 0xaac0 <k_pack_cols_pairs+0xa70>
-	QUAD $0x0027d625597de2c4; BYTE $0x00 // vpbroadcastq 0x27d6(%rip), %ymm4 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	QUAD $0x0028290d227de2c4; BYTE $0x00 // vpmovsxbq 0x2829(%rip), %ymm1 # 0xb4b0 <k_pack_cols_pairs+0xad0>
+	QUAD $0x00282415227de2c4; BYTE $0x00 // vpmovsxbq 0x2824(%rip), %ymm2 # 0xb4b4 <k_pack_cols_pairs+0xad4>
+	QUAD $0x0027e71d597de2c4; BYTE $0x00 // vpbroadcastq 0x27e7(%rip), %ymm3 # 0xb480 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x00280625597de2c4; BYTE $0x00 // vpbroadcastq 0x2806(%rip), %ymm4 # 0xb4a8 <k_pack_cols_pairs+0xac8>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
-	WORD $0x3ceb // jmp 0x835c <k_pack_cols+0xb3c>
+	WORD $0x3ceb // jmp 0x8cec <k_pack_cols+0xb3c>
 	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
@@ -7145,7 +7642,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024948b48 // movq 0x90(%rsp), %rdx
 	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x05638d0f; WORD $0x0000 // jge 0x88bf <k_pack_cols+0x109f>
+	LONG $0x05638d0f; WORD $0x0000 // jge 0x924f <k_pack_cols+0x109f>
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
 	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
@@ -7162,7 +7659,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
 	LONG $0xfa4c0f4c // cmovlq %rdx, %r15
 	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	LONG $0xff788d0f; WORD $0xffff // jge 0x8320 <k_pack_cols+0xb00>
+	LONG $0xff788d0f; WORD $0xffff // jge 0x8cb0 <k_pack_cols+0xb00>
 	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x04e1c148 // shlq $0x4, %rcx
@@ -7202,7 +7699,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x50eb // jmp 0x84cf <k_pack_cols+0xcaf>
+	WORD $0x50eb // jmp 0x8e5f <k_pack_cols+0xcaf>
 	BYTE $0x90 // nop
 	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
 	LONG $0x29148d4a // leaq (%rcx,%r13), %rdx
@@ -7220,7 +7717,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448348; WORD $0x1868 // addq $0x18, 0x68(%rsp)
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	QUAD $0x000000a0248c3b4c // cmpq 0xa0(%rsp), %r9
-	LONG $0x01118f0f; WORD $0x0000 // jg 0x85e0 <k_pack_cols+0xdc0>
+	LONG $0x01118f0f; WORD $0x0000 // jg 0x8f70 <k_pack_cols+0xdc0>
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x894d; BYTE $0xe6 // movq %r12, %r14
@@ -7228,7 +7725,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0x240c8b4c // movq (%rsp), %r9
 	LONG $0x402444f6; BYTE $0x01 // testb $0x1, 0x40(%rsp)
-	WORD $0x4774 // je 0x8530 <k_pack_cols+0xd10>
+	WORD $0x4774 // je 0x8ec0 <k_pack_cols+0xd10>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
 	LONG $0xb10c8d48 // leaq (%rcx,%rsi,4), %rcx
 	QUAD $0x0000008824b48b48 // movq 0x88(%rsp), %rsi
@@ -7244,7 +7741,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
 	LONG $0x247c8348; WORD $0x0148 // cmpq $0x1, 0x48(%rsp)
-	LONG $0xff35840f; WORD $0xffff // je 0x8480 <k_pack_cols+0xc60>
+	LONG $0xff35840f; WORD $0xffff // je 0x8e10 <k_pack_cols+0xc60>
 	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
 	WORD $0x894c; BYTE $0xd7 // movq %r10, %rdi
 	LONG $0xf9af0f49 // imulq %r9, %rdi
@@ -7271,19 +7768,19 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xdb // addq %rbx, %r11
 	LONG $0xc0c48149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r12
 	WORD $0x394d; BYTE $0xf9 // cmpq %r15, %r9
-	WORD $0x997c // jl 0x8570 <k_pack_cols+0xd50>
-	LONG $0xfffea4e9; BYTE $0xff // jmp 0x8480 <k_pack_cols+0xc60>
+	WORD $0x997c // jl 0x8f00 <k_pack_cols+0xd50>
+	LONG $0xfffea4e9; BYTE $0xff // jmp 0x8e10 <k_pack_cols+0xc60>
 	LONG $0x00401f0f // nopl (%rax)
 	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
 	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0xfd2b840f; WORD $0xffff // je 0x8320 <k_pack_cols+0xb00>
+	LONG $0xfd2b840f; WORD $0xffff // je 0x8cb0 <k_pack_cols+0xb00>
 	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	LONG $0xfd228d0f; WORD $0xffff // jge 0x8320 <k_pack_cols+0xb00>
+	LONG $0xfd228d0f; WORD $0xffff // jge 0x8cb0 <k_pack_cols+0xb00>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28608b4c // movq 0x28(%rax), %r12
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0xfd108e0f; WORD $0xffff // jle 0x8320 <k_pack_cols+0xb00>
+	LONG $0xfd108e0f; WORD $0xffff // jle 0x8cb0 <k_pack_cols+0xb00>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x08408b48 // movq 0x8(%rax), %rax
@@ -7328,7 +7825,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
 	LONG $0x6ef9e1c4; BYTE $0xea // vmovq %rdx, %xmm5
 	LONG $0x597de2c4; BYTE $0xed // vpbroadcastq %xmm5, %ymm5
-	WORD $0x2deb // jmp 0x8712 <k_pack_cols+0xef2>
+	WORD $0x2deb // jmp 0x90a2 <k_pack_cols+0xef2>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24048b4c // movq (%rsp), %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -7337,7 +7834,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
 	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
 	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	LONG $0xfc0e8d0f; WORD $0xffff // jge 0x8320 <k_pack_cols+0xb00>
+	LONG $0xfc0e8d0f; WORD $0xffff // jge 0x8cb0 <k_pack_cols+0xb00>
 	LONG $0x10fc8349 // cmpq $0x10, %r12
 	WORD $0x920f; BYTE $0xc0 // setb %al
 	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
@@ -7347,9 +7844,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4024440a // orb 0x40(%rsp), %al
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x2404894c // movq %r8, (%rsp)
-	WORD $0x0974 // je 0x8740 <k_pack_cols+0xf20>
+	WORD $0x0974 // je 0x90d0 <k_pack_cols+0xf20>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x87f0 <k_pack_cols+0xfd0>
+	LONG $0x0000b2e9; BYTE $0x00 // jmp 0x9180 <k_pack_cols+0xfd0>
 	WORD $0x9066 // nop
 	LONG $0x245c034c; BYTE $0x58 // addq 0x58(%rsp), %r11
 	WORD $0xc031 // xorl %eax, %eax
@@ -7384,19 +7881,19 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf4d4cdc5 // vpaddq %ymm4, %ymm6, %ymm6
 	LONG $0xfcd4c5c5 // vpaddq %ymm4, %ymm7, %ymm7
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	LONG $0xff6c850f; WORD $0xffff // jne 0x8750 <k_pack_cols+0xf30>
+	LONG $0xff6c850f; WORD $0xffff // jne 0x90e0 <k_pack_cols+0xf30>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xff00840f; WORD $0xffff // je 0x86f0 <k_pack_cols+0xed0>
+	LONG $0xff00840f; WORD $0xffff // je 0x9080 <k_pack_cols+0xed0>
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	LONG $0x01cf8348 // orq $0x1, %rdi
 	LONG $0x01c4f641 // testb $0x1, %r12b
-	WORD $0x3874 // je 0x8835 <k_pack_cols+0x1015>
+	WORD $0x3874 // je 0x91c5 <k_pack_cols+0x1015>
 	LONG $0x10048d4c // leaq (%rax,%rdx), %r8
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
 	QUAD $0x0000008824948b48 // movq 0x88(%rsp), %rdx
-	WORD $0x057d // jge 0x8817 <k_pack_cols+0xff7>
+	WORD $0x057d // jge 0x91a7 <k_pack_cols+0xff7>
 	LONG $0x6e79c1c4; BYTE $0x33 // vmovd (%r11), %xmm6
 	WORD $0x894d; BYTE $0xe0 // movq %r12, %r8
 	LONG $0x04af0f4c; BYTE $0x24 // imulq (%rsp), %r8
@@ -7406,7 +7903,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
-	LONG $0xfeb2840f; WORD $0xffff // je 0x86f0 <k_pack_cols+0xed0>
+	LONG $0xfeb2840f; WORD $0xffff // je 0x9080 <k_pack_cols+0xed0>
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
@@ -7415,30 +7912,30 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	LONG $0x24440348; BYTE $0x68 // addq 0x68(%rsp), %rax
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x14eb // jmp 0x8873 <k_pack_cols+0x1053>
+	WORD $0x14eb // jmp 0x9203 <k_pack_cols+0x1053>
 	BYTE $0x90 // nop
 	LONG $0x7e7981c4; WORD $0xa834 // vmovd %xmm6, (%r8,%r13,4)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
-	LONG $0xfe7d840f; WORD $0xffff // je 0x86f0 <k_pack_cols+0xed0>
+	LONG $0xfe7d840f; WORD $0xffff // je 0x9080 <k_pack_cols+0xed0>
 	LONG $0x28148d4e // leaq (%rax,%r13), %r10
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0x1c7c // jl 0x88a0 <k_pack_cols+0x1080>
+	WORD $0x1c7c // jl 0x9230 <k_pack_cols+0x1080>
 	LONG $0x7e7981c4; WORD $0xa87c; BYTE $0xfc // vmovd %xmm7, -0x4(%r8,%r13,4)
 	LONG $0x29148d4f // leaq (%r9,%r13), %r10
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0xcc7d // jge 0x8860 <k_pack_cols+0x1040>
-	WORD $0x20eb // jmp 0x88b6 <k_pack_cols+0x1096>
+	WORD $0xcc7d // jge 0x91f0 <k_pack_cols+0x1040>
+	WORD $0x20eb // jmp 0x9246 <k_pack_cols+0x1096>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x6e7981c4; WORD $0xab3c // vmovd (%r11,%r13,4), %xmm7
 	LONG $0x7e7981c4; WORD $0xa87c; BYTE $0xfc // vmovd %xmm7, -0x4(%r8,%r13,4)
 	LONG $0x29148d4f // leaq (%r9,%r13), %r10
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0xaa7d // jge 0x8860 <k_pack_cols+0x1040>
+	WORD $0xaa7d // jge 0x91f0 <k_pack_cols+0x1040>
 	LONG $0x6e7981c4; WORD $0xab74; BYTE $0x04 // vmovd 0x4(%r11,%r13,4), %xmm6
-	WORD $0xa1eb // jmp 0x8860 <k_pack_cols+0x1040>
+	WORD $0xa1eb // jmp 0x91f0 <k_pack_cols+0x1040>
 	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -7460,10 +7957,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xf8, %rsp
 	LONG $0x207f8348; BYTE $0x04 // cmpq $0x4, 0x20(%rdi)
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
-	LONG $0x05ac850f; WORD $0x0000 // jne 0x8ead <k_pack_cols_64+0x5cd>
+	LONG $0x05ac850f; WORD $0x0000 // jne 0x983d <k_pack_cols_64+0x5cd>
 	LONG $0x30578b48 // movq 0x30(%rdi), %rdx
 	WORD $0x8548; BYTE $0xd2 // testq %rdx, %rdx
-	LONG $0x0f418e0f; WORD $0x0000 // jle 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x0f418e0f; WORD $0x0000 // jle 0xa1df <k_pack_cols_64+0xf6f>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x10488b48 // movq 0x10(%rax), %rcx
 	WORD $0x8b48; BYTE $0x30 // movq (%rax), %rsi
@@ -7486,11 +7983,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x6ef9c1c4; BYTE $0xc0 // vmovq %r8, %xmm0
 	LONG $0x597de2c4; BYTE $0xc0 // vpbroadcastq %xmm0, %ymm0
 	QUAD $0x000000982484c748; LONG $0x00000000 // movq $0x0, 0x98(%rsp)
-	QUAD $0x0021550d597de2c4; BYTE $0x00 // vpbroadcastq 0x2155(%rip), %ymm1 # 0xaae0 <k_pack_cols_pairs+0xa90>
-	QUAD $0x00212c15597de2c4; BYTE $0x00 // vpbroadcastq 0x212c(%rip), %ymm2 # 0xaac0 <k_pack_cols_pairs+0xa70>
-	QUAD $0x00212b1d597de2c4; BYTE $0x00 // vpbroadcastq 0x212b(%rip), %ymm3 # 0xaac8 <k_pack_cols_pairs+0xa78>
-	QUAD $0x00214e25227de2c4; BYTE $0x00 // vpmovsxbq 0x214e(%rip), %ymm4 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
-	QUAD $0x0021392d597de2c4; BYTE $0x00 // vpbroadcastq 0x2139(%rip), %ymm5 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	QUAD $0x0021850d597de2c4; BYTE $0x00 // vpbroadcastq 0x2185(%rip), %ymm1 # 0xb4a0 <k_pack_cols_pairs+0xac0>
+	QUAD $0x00215c15597de2c4; BYTE $0x00 // vpbroadcastq 0x215c(%rip), %ymm2 # 0xb480 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x00215b1d597de2c4; BYTE $0x00 // vpbroadcastq 0x215b(%rip), %ymm3 # 0xb488 <k_pack_cols_pairs+0xaa8>
+	QUAD $0x00217e25227de2c4; BYTE $0x00 // vpmovsxbq 0x217e(%rip), %ymm4 # 0xb4b4 <k_pack_cols_pairs+0xad4>
+	QUAD $0x0021692d597de2c4; BYTE $0x00 // vpbroadcastq 0x2169(%rip), %ymm5 # 0xb4a8 <k_pack_cols_pairs+0xac8>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	QUAD $0x000000782444c748; BYTE $0x00 // movq $0x0, 0x78(%rsp)
 	LONG $0x24748948; BYTE $0x68 // movq %rsi, 0x68(%rsp)
@@ -7498,7 +7995,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf631 // xorl %esi, %esi
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x24548948; BYTE $0x70 // movq %rdx, 0x70(%rsp)
-	WORD $0x3eeb // jmp 0x8a0e <k_pack_cols_64+0x12e>
+	WORD $0x3eeb // jmp 0x939e <k_pack_cols_64+0x12e>
 	LONG $0x24748b48; BYTE $0x30 // movq 0x30(%rsp), %rsi
 	WORD $0xff48; BYTE $0xc6 // incq %rsi
 	LONG $0x246c8348; WORD $0x8050 // subq $-0x80, 0x50(%rsp)
@@ -7509,7 +8006,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x70 // movq 0x70(%rsp), %rdx
 	QUAD $0x0000008024bc8b48 // movq 0x80(%rsp), %rdi
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	LONG $0x0e418d0f; WORD $0x0000 // jge 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x0e418d0f; WORD $0x0000 // jge 0xa1df <k_pack_cols_64+0xf6f>
 	LONG $0x04f88348 // cmpq $0x4, %rax
 	LONG $0x000004b9; BYTE $0x00 // movl $0x4, %ecx
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
@@ -7532,17 +8029,17 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000802494894c // movq %r10, 0x80(%rsp)
 	LONG $0xd24c0f4c // cmovlq %rdx, %r10
 	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x1c7d // jge 0x8a90 <k_pack_cols_64+0x1b0>
+	WORD $0x1c7d // jge 0x9420 <k_pack_cols_64+0x1b0>
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
-	LONG $0x00014ce9; BYTE $0x00 // jmp 0x8bd0 <k_pack_cols_64+0x2f0>
+	LONG $0x00014ce9; BYTE $0x00 // jmp 0x9560 <k_pack_cols_64+0x2f0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	QUAD $0x000000a824bc8b48 // movq 0xa8(%rsp), %rdi
 	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0x01238d0f; WORD $0x0000 // jge 0x8bd0 <k_pack_cols_64+0x2f0>
+	LONG $0x01238d0f; WORD $0x0000 // jge 0x9560 <k_pack_cols_64+0x2f0>
 	WORD $0xe183; BYTE $0x03 // andl $0x3, %ecx
 	WORD $0xf748; BYTE $0xd9 // negq %rcx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
@@ -7554,7 +8051,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x68 // movq 0x68(%rsp), %rsi
 	LONG $0x24348948 // movq %rsi, (%rsp)
 	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	WORD $0x2ceb // jmp 0x8b0b <k_pack_cols_64+0x22b>
+	WORD $0x2ceb // jmp 0x949b <k_pack_cols_64+0x22b>
 	BYTE $0x90 // nop
 	LONG $0x24748b48; BYTE $0x40 // movq 0x40(%rsp), %rsi
 	LONG $0x24340148 // addq %rsi, (%rsp)
@@ -7565,11 +8062,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c28348 // addq $0x20, %rdx
 	WORD $0x394c; BYTE $0xc0 // cmpq %r8, %rax
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x00c58f0f; WORD $0x0000 // jg 0x8bd0 <k_pack_cols_64+0x2f0>
+	LONG $0x00c58f0f; WORD $0x0000 // jg 0x9560 <k_pack_cols_64+0x2f0>
 	WORD $0x8949; BYTE $0xc4 // movq %rax, %r12
 	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
 	LONG $0x202444f6; BYTE $0x03 // testb $0x3, 0x20(%rsp)
-	WORD $0x2574 // je 0x8b3d <k_pack_cols_64+0x25d>
+	WORD $0x2574 // je 0x94cd <k_pack_cols_64+0x25d>
 	WORD $0x894c; BYTE $0xce // movq %r9, %rsi
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
@@ -7579,12 +8076,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc8 // decq %rax
 	WORD $0x014c; BYTE $0xf6 // addq %r14, %rsi
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0xe975 // jne 0x8b20 <k_pack_cols_64+0x240>
+	WORD $0xe975 // jne 0x94b0 <k_pack_cols_64+0x240>
 	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
 	WORD $0x2949; BYTE $0xc3 // subq %rax, %r11
 	LONG $0x2464894c; BYTE $0x28 // movq %r12, 0x28(%rsp)
 	LONG $0x247c8348; WORD $0x0308 // cmpq $0x3, 0x8(%rsp)
-	WORD $0x9672 // jb 0x8ae0 <k_pack_cols_64+0x200>
+	WORD $0x9672 // jb 0x9470 <k_pack_cols_64+0x200>
 	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
 	LONG $0xebaf0f4d // imulq %r11, %r13
 	LONG $0x036b8d49 // leaq 0x3(%r11), %rbp
@@ -7610,18 +8107,18 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
 	LONG $0x80ec8349 // subq $-0x80, %r12
 	WORD $0x394d; BYTE $0xd3 // cmpq %r10, %r11
-	WORD $0xc07c // jl 0x8b80 <k_pack_cols_64+0x2a0>
-	LONG $0xffff1be9; BYTE $0xff // jmp 0x8ae0 <k_pack_cols_64+0x200>
+	WORD $0xc07c // jl 0x9510 <k_pack_cols_64+0x2a0>
+	LONG $0xffff1be9; BYTE $0xff // jmp 0x9470 <k_pack_cols_64+0x200>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
 	WORD $0x394c; BYTE $0xc7 // cmpq %r8, %rdi
-	LONG $0xfdf2840f; WORD $0xffff // je 0x89d0 <k_pack_cols_64+0xf0>
+	LONG $0xfdf2840f; WORD $0xffff // je 0x9360 <k_pack_cols_64+0xf0>
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xfde98d0f; WORD $0xffff // jge 0x89d0 <k_pack_cols_64+0xf0>
+	LONG $0xfde98d0f; WORD $0xffff // jge 0x9360 <k_pack_cols_64+0xf0>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28788b48 // movq 0x28(%rax), %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xfdd78e0f; WORD $0xffff // jle 0x89d0 <k_pack_cols_64+0xf0>
+	LONG $0xfdd78e0f; WORD $0xffff // jle 0x9360 <k_pack_cols_64+0xf0>
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x05e1c148 // shlq $0x5, %rcx
@@ -7678,7 +8175,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x38 // movq %rax, 0x38(%rsp)
 	WORD $0x8949; BYTE $0xfc // movq %rdi, %r12
 	LONG $0xe5af0f4c // imulq %rbp, %r12
-	WORD $0x2beb // jmp 0x8d11 <k_pack_cols_64+0x431>
+	WORD $0x2beb // jmp 0x96a1 <k_pack_cols_64+0x431>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
@@ -7687,7 +8184,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	WORD $0x0149; BYTE $0xfc // addq %rdi, %r12
 	WORD $0x394c; BYTE $0xd5 // cmpq %r10, %rbp
-	LONG $0xfcbf8d0f; WORD $0xffff // jge 0x89d0 <k_pack_cols_64+0xf0>
+	LONG $0xfcbf8d0f; WORD $0xffff // jge 0x9360 <k_pack_cols_64+0xf0>
 	LONG $0x10ff8348 // cmpq $0x10, %rdi
 	WORD $0x920f; BYTE $0xc0 // setb %al
 	WORD $0x8948; BYTE $0xea // movq %rbp, %rdx
@@ -7697,9 +8194,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4824440a // orb 0x48(%rsp), %al
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x246c8948; BYTE $0x10 // movq %rbp, 0x10(%rsp)
-	WORD $0x1674 // je 0x8d50 <k_pack_cols_64+0x470>
+	WORD $0x1674 // je 0x96e0 <k_pack_cols_64+0x470>
 	WORD $0xd231 // xorl %edx, %edx
-	LONG $0x00008fe9; BYTE $0x00 // jmp 0x8dd0 <k_pack_cols_64+0x4f0>
+	LONG $0x00008fe9; BYTE $0x00 // jmp 0x9760 <k_pack_cols_64+0x4f0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x247c034c; BYTE $0x58 // addq 0x58(%rsp), %r15
 	WORD $0xc031 // xorl %eax, %eax
@@ -7724,20 +8221,20 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08348 // addq $0x10, %rax
 	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
 	WORD $0x3949; BYTE $0xc1 // cmpq %rax, %r9
-	WORD $0x9c75 // jne 0x8d60 <k_pack_cols_64+0x480>
+	WORD $0x9c75 // jne 0x96f0 <k_pack_cols_64+0x480>
 	WORD $0x894c; BYTE $0xca // movq %r9, %rdx
 	WORD $0x394c; BYTE $0xcf // cmpq %r9, %rdi
-	LONG $0xff20840f; WORD $0xffff // je 0x8cf0 <k_pack_cols_64+0x410>
+	LONG $0xff20840f; WORD $0xffff // je 0x9680 <k_pack_cols_64+0x410>
 	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
 	LONG $0x01c88348 // orq $0x1, %rax
 	LONG $0x247c8b48; BYTE $0x08 // movq 0x8(%rsp), %rdi
 	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0x3274 // je 0x8e14 <k_pack_cols_64+0x534>
+	WORD $0x3274 // je 0x97a4 <k_pack_cols_64+0x534>
 	LONG $0x24748b48; BYTE $0x28 // movq 0x28(%rsp), %rsi
 	WORD $0x0148; BYTE $0xd6 // addq %rdx, %rsi
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
-	WORD $0x057d // jge 0x8df8 <k_pack_cols_64+0x518>
+	WORD $0x057d // jge 0x9788 <k_pack_cols_64+0x518>
 	LONG $0x7e7ac1c4; BYTE $0x3f // vmovq (%r15), %xmm7
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
 	LONG $0x74af0f48; WORD $0x1024 // imulq 0x10(%rsp), %rsi
@@ -7747,7 +8244,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x08c78349 // addq $0x8, %r15
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	WORD $0x3948; BYTE $0xc7 // cmpq %rax, %rdi
-	LONG $0xfed3840f; WORD $0xffff // je 0x8cf0 <k_pack_cols_64+0x410>
+	LONG $0xfed3840f; WORD $0xffff // je 0x9680 <k_pack_cols_64+0x410>
 	LONG $0x24748b48; BYTE $0x08 // movq 0x8(%rsp), %rsi
 	WORD $0x2948; BYTE $0xd6 // subq %rdx, %rsi
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
@@ -7757,33 +8254,33 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfb3c8d49 // leaq (%r11,%rdi,8), %rdi
 	LONG $0x24540348; BYTE $0x28 // addq 0x28(%rsp), %rdx
 	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x21eb // jmp 0x8e63 <k_pack_cols_64+0x583>
+	WORD $0x21eb // jmp 0x97f3 <k_pack_cols_64+0x583>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x7cd6f9c5; WORD $0x08ef // vmovq %xmm7, 0x8(%rdi,%rbp,8)
 	LONG $0x02c58348 // addq $0x2, %rbp
 	WORD $0x3948; BYTE $0xee // cmpq %rbp, %rsi
-	LONG $0xfe8d840f; WORD $0xffff // je 0x8cf0 <k_pack_cols_64+0x410>
+	LONG $0xfe8d840f; WORD $0xffff // je 0x9680 <k_pack_cols_64+0x410>
 	LONG $0x2a1c8d4c // leaq (%rdx,%rbp), %r11
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0x1b7c // jl 0x8e90 <k_pack_cols_64+0x5b0>
+	WORD $0x1b7c // jl 0x9820 <k_pack_cols_64+0x5b0>
 	LONG $0x04117bc5; BYTE $0xef // vmovsd %xmm8, (%rdi,%rbp,8)
 	LONG $0x281c8d4c // leaq (%rax,%rbp), %r11
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xcd7d // jge 0x8e50 <k_pack_cols_64+0x570>
-	WORD $0x1feb // jmp 0x8ea4 <k_pack_cols_64+0x5c4>
+	WORD $0xcd7d // jge 0x97e0 <k_pack_cols_64+0x570>
+	WORD $0x1feb // jmp 0x9834 <k_pack_cols_64+0x5c4>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x107b41c4; WORD $0xef04 // vmovsd (%r15,%rbp,8), %xmm8
 	LONG $0x04117bc5; BYTE $0xef // vmovsd %xmm8, (%rdi,%rbp,8)
 	LONG $0x281c8d4c // leaq (%rax,%rbp), %r11
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
-	WORD $0xac7d // jge 0x8e50 <k_pack_cols_64+0x570>
+	WORD $0xac7d // jge 0x97e0 <k_pack_cols_64+0x570>
 	LONG $0x7e7ac1c4; WORD $0xef7c; BYTE $0x08 // vmovq 0x8(%r15,%rbp,8), %xmm7
-	WORD $0xa3eb // jmp 0x8e50 <k_pack_cols_64+0x570>
+	WORD $0xa3eb // jmp 0x97e0 <k_pack_cols_64+0x570>
 	LONG $0x307f8b48 // movq 0x30(%rdi), %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0x09958e0f; WORD $0x0000 // jle 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x09958e0f; WORD $0x0000 // jle 0xa1df <k_pack_cols_64+0xf6f>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x10588b48 // movq 0x10(%rax), %rbx
 	WORD $0x8b48; BYTE $0x08 // movq (%rax), %rcx
@@ -7792,9 +8289,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
 	LONG $0x245c8948; BYTE $0x30 // movq %rbx, 0x30(%rsp)
 	LONG $0x244c8948; BYTE $0x50 // movq %rcx, 0x50(%rsp)
-	LONG $0x033d8d0f; WORD $0x0000 // jge 0x9223 <k_pack_cols_64+0x943>
+	LONG $0x033d8d0f; WORD $0x0000 // jge 0x9bb3 <k_pack_cols_64+0x943>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x0960840f; WORD $0x0000 // je 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x0960840f; WORD $0x0000 // je 0xa1df <k_pack_cols_64+0xf6f>
 	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x05e1c148 // shlq $0x5, %rcx
@@ -7810,14 +8307,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000060b8; BYTE $0x00 // movl $0x60, %eax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
-	QUAD $0x001bb00d227de2c4; BYTE $0x00 // vpmovsxbq 0x1bb0(%rip), %ymm1 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
-	QUAD $0x001b9315597de2c4; BYTE $0x00 // vpbroadcastq 0x1b93(%rip), %ymm2 # 0xaae0 <k_pack_cols_pairs+0xa90>
-	QUAD $0x001b6a1d597de2c4; BYTE $0x00 // vpbroadcastq 0x1b6a(%rip), %ymm3 # 0xaac0 <k_pack_cols_pairs+0xa70>
-	QUAD $0x001b6925597de2c4; BYTE $0x00 // vpbroadcastq 0x1b69(%rip), %ymm4 # 0xaac8 <k_pack_cols_pairs+0xa78>
-	QUAD $0x001b802d597de2c4; BYTE $0x00 // vpbroadcastq 0x1b80(%rip), %ymm5 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	QUAD $0x001be00d227de2c4; BYTE $0x00 // vpmovsxbq 0x1be0(%rip), %ymm1 # 0xb4b4 <k_pack_cols_pairs+0xad4>
+	QUAD $0x001bc315597de2c4; BYTE $0x00 // vpbroadcastq 0x1bc3(%rip), %ymm2 # 0xb4a0 <k_pack_cols_pairs+0xac0>
+	QUAD $0x001b9a1d597de2c4; BYTE $0x00 // vpbroadcastq 0x1b9a(%rip), %ymm3 # 0xb480 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x001b9925597de2c4; BYTE $0x00 // vpbroadcastq 0x1b99(%rip), %ymm4 # 0xb488 <k_pack_cols_pairs+0xaa8>
+	QUAD $0x001bb02d597de2c4; BYTE $0x00 // vpbroadcastq 0x1bb0(%rip), %ymm5 # 0xb4a8 <k_pack_cols_pairs+0xac8>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
-	WORD $0x32eb // jmp 0x8fa1 <k_pack_cols_64+0x6c1>
+	WORD $0x32eb // jmp 0x9931 <k_pack_cols_64+0x6c1>
 	BYTE $0x90 // nop
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
@@ -7828,7 +8325,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
 	LONG $0x24648b4c; BYTE $0x60 // movq 0x60(%rsp), %r12
 	WORD $0x3949; BYTE $0xfc // cmpq %rdi, %r12
-	LONG $0x08ae8d0f; WORD $0x0000 // jge 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x08ae8d0f; WORD $0x0000 // jge 0xa1df <k_pack_cols_64+0xf6f>
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
 	WORD $0x8948; BYTE $0xfa // movq %rdi, %rdx
@@ -7844,11 +8341,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xcf4c0f48 // cmovlq %rdi, %rcx
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
 	LONG $0x245c8b48; BYTE $0x30 // movq 0x30(%rsp), %rbx
-	WORD $0x8d7d // jge 0x8f70 <k_pack_cols_64+0x690>
+	WORD $0x8d7d // jge 0x9900 <k_pack_cols_64+0x690>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28788b48 // movq 0x28(%rax), %rdi
 	WORD $0x8548; BYTE $0xff // testq %rdi, %rdi
-	LONG $0xff7b8e0f; WORD $0xffff // jle 0x8f70 <k_pack_cols_64+0x690>
+	LONG $0xff7b8e0f; WORD $0xffff // jle 0x9900 <k_pack_cols_64+0x690>
 	LONG $0x24448b48; BYTE $0x20 // movq 0x20(%rsp), %rax
 	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
 	LONG $0x05e0c149 // shlq $0x5, %r8
@@ -7892,14 +8389,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894d; BYTE $0xd8 // movq %r11, %r8
 	LONG $0x244c034c; BYTE $0x38 // addq 0x38(%rsp), %r9
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
-	WORD $0x1deb // jmp 0x90c5 <k_pack_cols_64+0x7e5>
+	WORD $0x1deb // jmp 0x9a55 <k_pack_cols_64+0x7e5>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0x0148; BYTE $0xea // addq %rbp, %rdx
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x3949; BYTE $0xcc // cmpq %rcx, %r12
-	LONG $0xfeab8d0f; WORD $0xffff // jge 0x8f70 <k_pack_cols_64+0x690>
+	LONG $0xfeab8d0f; WORD $0xffff // jge 0x9900 <k_pack_cols_64+0x690>
 	LONG $0x10ff8348 // cmpq $0x10, %rdi
 	LONG $0xc6920f41 // setb %r14b
 	WORD $0x894d; BYTE $0xe3 // movq %r12, %r11
@@ -7907,9 +8404,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd81c8d4f // leaq (%r8,%r11,8), %r11
 	LONG $0x24740a44; BYTE $0x10 // orb 0x10(%rsp), %r14b
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x0d74 // je 0x90f0 <k_pack_cols_64+0x810>
+	WORD $0x0d74 // je 0x9a80 <k_pack_cols_64+0x810>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x000084e9; BYTE $0x00 // jmp 0x916f <k_pack_cols_64+0x88f>
+	LONG $0x000084e9; BYTE $0x00 // jmp 0x9aff <k_pack_cols_64+0x88f>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
 	LONG $0x245c034c; BYTE $0x28 // addq 0x28(%rsp), %r11
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
@@ -7933,20 +8430,20 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c58349 // addq $0x10, %r13
 	LONG $0xf5d4cdc5 // vpaddq %ymm5, %ymm6, %ymm6
 	WORD $0x394d; BYTE $0xef // cmpq %r13, %r15
-	WORD $0x9d75 // jne 0x9100 <k_pack_cols_64+0x820>
+	WORD $0x9d75 // jne 0x9a90 <k_pack_cols_64+0x820>
 	WORD $0x894d; BYTE $0xfd // movq %r15, %r13
 	WORD $0x394c; BYTE $0xff // cmpq %r15, %rdi
-	LONG $0xff41840f; WORD $0xffff // je 0x90b0 <k_pack_cols_64+0x7d0>
+	LONG $0xff41840f; WORD $0xffff // je 0x9a40 <k_pack_cols_64+0x7d0>
 	WORD $0x894d; BYTE $0xee // movq %r13, %r14
 	LONG $0x01ce8349 // orq $0x1, %r14
 	LONG $0x01c7f640 // testb $0x1, %dil
-	WORD $0x4e74 // je 0x91ca <k_pack_cols_64+0x8ea>
+	WORD $0x4e74 // je 0x9b5a <k_pack_cols_64+0x8ea>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	WORD $0x8949; BYTE $0xe8 // movq %rbp, %r8
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0x057d // jge 0x9193 <k_pack_cols_64+0x8b3>
+	WORD $0x057d // jge 0x9b23 <k_pack_cols_64+0x8b3>
 	LONG $0x7e7ac1c4; BYTE $0x33 // vmovq (%r11), %xmm6
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0xdcaf0f49 // imulq %r12, %rbx
@@ -7962,27 +8459,27 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	WORD $0x394c; BYTE $0xf7 // cmpq %r14, %rdi
-	LONG $0xfedd840f; WORD $0xffff // je 0x90b0 <k_pack_cols_64+0x7d0>
+	LONG $0xfedd840f; WORD $0xffff // je 0x9a40 <k_pack_cols_64+0x7d0>
 	LONG $0x08c38349 // addq $0x8, %r11
-	WORD $0x20eb // jmp 0x91f9 <k_pack_cols_64+0x919>
+	WORD $0x20eb // jmp 0x9b89 <k_pack_cols_64+0x919>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0xd67981c4; WORD $0xe934 // vmovq %xmm6, (%r9,%r13,8)
 	LONG $0x10c38349 // addq $0x10, %r11
 	WORD $0xff49; BYTE $0xc6 // incq %r14
 	WORD $0x894d; BYTE $0xf5 // movq %r14, %r13
 	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	LONG $0xfeb7840f; WORD $0xffff // je 0x90b0 <k_pack_cols_64+0x7d0>
+	LONG $0xfeb7840f; WORD $0xffff // je 0x9a40 <k_pack_cols_64+0x7d0>
 	LONG $0xf6efc9c5 // vpxor %xmm6, %xmm6, %xmm6
 	LONG $0xff57c1c5 // vxorpd %xmm7, %xmm7, %xmm7
 	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0x067d // jge 0x920c <k_pack_cols_64+0x92c>
+	WORD $0x067d // jge 0x9b9c <k_pack_cols_64+0x92c>
 	LONG $0x107bc1c4; WORD $0xf87b // vmovsd -0x8(%r11), %xmm7
 	LONG $0x117b81c4; WORD $0xe97c; BYTE $0xf8 // vmovsd %xmm7, -0x8(%r9,%r13,8)
 	LONG $0x01758d4d // leaq 0x1(%r13), %r14
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	WORD $0xc47d // jge 0x91e0 <k_pack_cols_64+0x900>
+	WORD $0xc47d // jge 0x9b70 <k_pack_cols_64+0x900>
 	LONG $0x7e7ac1c4; BYTE $0x33 // vmovq (%r11), %xmm6
-	WORD $0xbdeb // jmp 0x91e0 <k_pack_cols_64+0x900>
+	WORD $0xbdeb // jmp 0x9b70 <k_pack_cols_64+0x900>
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
@@ -8004,15 +8501,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0000c0b8; BYTE $0x00 // movl $0xc0, %eax
 	LONG $0x24448948; BYTE $0x70 // movq %rax, 0x70(%rsp)
 	QUAD $0x000000b02484c748; LONG $0x00000000 // movq $0x0, 0xb0(%rsp)
-	QUAD $0x0018500d227de2c4; BYTE $0x00 // vpmovsxbq 0x1850(%rip), %ymm1 # 0xaaf4 <k_pack_cols_pairs+0xaa4>
-	QUAD $0x00183315597de2c4; BYTE $0x00 // vpbroadcastq 0x1833(%rip), %ymm2 # 0xaae0 <k_pack_cols_pairs+0xa90>
-	QUAD $0x00180a1d597de2c4; BYTE $0x00 // vpbroadcastq 0x180a(%rip), %ymm3 # 0xaac0 <k_pack_cols_pairs+0xa70>
-	QUAD $0x00180925597de2c4; BYTE $0x00 // vpbroadcastq 0x1809(%rip), %ymm4 # 0xaac8 <k_pack_cols_pairs+0xa78>
-	QUAD $0x0018202d597de2c4; BYTE $0x00 // vpbroadcastq 0x1820(%rip), %ymm5 # 0xaae8 <k_pack_cols_pairs+0xa98>
+	QUAD $0x0018800d227de2c4; BYTE $0x00 // vpmovsxbq 0x1880(%rip), %ymm1 # 0xb4b4 <k_pack_cols_pairs+0xad4>
+	QUAD $0x00186315597de2c4; BYTE $0x00 // vpbroadcastq 0x1863(%rip), %ymm2 # 0xb4a0 <k_pack_cols_pairs+0xac0>
+	QUAD $0x00183a1d597de2c4; BYTE $0x00 // vpbroadcastq 0x183a(%rip), %ymm3 # 0xb480 <k_pack_cols_pairs+0xaa0>
+	QUAD $0x00183925597de2c4; BYTE $0x00 // vpbroadcastq 0x1839(%rip), %ymm4 # 0xb488 <k_pack_cols_pairs+0xaa8>
+	QUAD $0x0018502d597de2c4; BYTE $0x00 // vpbroadcastq 0x1850(%rip), %ymm5 # 0xb4a8 <k_pack_cols_pairs+0xac8>
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x000000a024b48948 // movq %rsi, 0xa0(%rsp)
-	WORD $0x46eb // jmp 0x931c <k_pack_cols_64+0xa3c>
+	WORD $0x46eb // jmp 0x9cac <k_pack_cols_64+0xa3c>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
@@ -8023,7 +8520,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
 	QUAD $0x000000a824848b48 // movq 0xa8(%rsp), %rax
 	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0x05338d0f; WORD $0x0000 // jge 0x984f <k_pack_cols_64+0xf6f>
+	LONG $0x05338d0f; WORD $0x0000 // jge 0xa1df <k_pack_cols_64+0xf6f>
 	WORD $0x8948; BYTE $0xc2 // movq %rax, %rdx
 	LONG $0x244c8948; BYTE $0x68 // movq %rcx, 0x68(%rsp)
 	QUAD $0x000000008d048d48 // leaq (,%rcx,4), %rax
@@ -8040,7 +8537,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824bc894c // movq %r15, 0xa8(%rsp)
 	LONG $0xff4c0f4c // cmovlq %rdi, %r15
 	WORD $0x394c; BYTE $0xfa // cmpq %r15, %rdx
-	LONG $0xff788d0f; WORD $0xffff // jge 0x92e0 <k_pack_cols_64+0xa00>
+	LONG $0xff788d0f; WORD $0xffff // jge 0x9c70 <k_pack_cols_64+0xa00>
 	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
 	WORD $0x8948; BYTE $0xc1 // movq %rax, %rcx
 	LONG $0x05e1c148 // shlq $0x5, %rcx
@@ -8080,7 +8577,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	WORD $0xf631 // xorl %esi, %esi
-	WORD $0x51eb // jmp 0x948f <k_pack_cols_64+0xbaf>
+	WORD $0x51eb // jmp 0x9e1f <k_pack_cols_64+0xbaf>
 	WORD $0x9066 // nop
 	LONG $0x247c8b48; BYTE $0x58 // movq 0x58(%rsp), %rdi
 	LONG $0x2f148d4a // leaq (%rdi,%r13), %rdx
@@ -8098,7 +8595,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448348; WORD $0x0c60 // addq $0xc, 0x60(%rsp)
 	WORD $0x894c; BYTE $0xd6 // movq %r10, %rsi
 	QUAD $0x000000a0249c3b4c // cmpq 0xa0(%rsp), %r11
-	LONG $0x01118f0f; WORD $0x0000 // jg 0x95a0 <k_pack_cols_64+0xcc0>
+	LONG $0x01118f0f; WORD $0x0000 // jg 0x9f30 <k_pack_cols_64+0xcc0>
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
 	WORD $0x894c; BYTE $0xda // movq %r11, %rdx
 	WORD $0x8949; BYTE $0xca // movq %rcx, %r10
@@ -8106,7 +8603,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
 	LONG $0x241c8b4c // movq (%rsp), %r11
 	LONG $0x402444f6; BYTE $0x01 // testb $0x1, 0x40(%rsp)
-	WORD $0x4774 // je 0x94f0 <k_pack_cols_64+0xc10>
+	WORD $0x4774 // je 0x9e80 <k_pack_cols_64+0xc10>
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
 	LONG $0xf10c8d48 // leaq (%rcx,%rsi,8), %rcx
 	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
@@ -8122,7 +8619,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x24548948; BYTE $0x28 // movq %rdx, 0x28(%rsp)
 	LONG $0x247c8348; WORD $0x0148 // cmpq $0x1, 0x48(%rsp)
-	LONG $0xff35840f; WORD $0xffff // je 0x9440 <k_pack_cols_64+0xb60>
+	LONG $0xff35840f; WORD $0xffff // je 0x9dd0 <k_pack_cols_64+0xb60>
 	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
 	WORD $0x8948; BYTE $0xcf // movq %rcx, %rdi
 	LONG $0xfbaf0f49 // imulq %r11, %rdi
@@ -8149,19 +8646,19 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
 	LONG $0xc0c68149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r14
 	WORD $0x394d; BYTE $0xfb // cmpq %r15, %r11
-	WORD $0xa27c // jl 0x9530 <k_pack_cols_64+0xc50>
-	LONG $0xfffeade9; BYTE $0xff // jmp 0x9440 <k_pack_cols_64+0xb60>
+	WORD $0xa27c // jl 0x9ec0 <k_pack_cols_64+0xc50>
+	LONG $0xfffeade9; BYTE $0xff // jmp 0x9dd0 <k_pack_cols_64+0xb60>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x000000a024b48b48 // movq 0xa0(%rsp), %rsi
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
 	LONG $0x24048b4c // movq (%rsp), %r8
-	LONG $0xfd2b840f; WORD $0xffff // je 0x92e0 <k_pack_cols_64+0xa00>
+	LONG $0xfd2b840f; WORD $0xffff // je 0x9c70 <k_pack_cols_64+0xa00>
 	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	LONG $0xfd228d0f; WORD $0xffff // jge 0x92e0 <k_pack_cols_64+0xa00>
+	LONG $0xfd228d0f; WORD $0xffff // jge 0x9c70 <k_pack_cols_64+0xa00>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x28708b4c // movq 0x28(%rax), %r14
 	WORD $0x854d; BYTE $0xf6 // testq %r14, %r14
-	LONG $0xfd108e0f; WORD $0xffff // jle 0x92e0 <k_pack_cols_64+0xa00>
+	LONG $0xfd108e0f; WORD $0xffff // jle 0x9c70 <k_pack_cols_64+0xa00>
 	WORD $0x894c; BYTE $0xd2 // movq %r10, %rdx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x08408b48 // movq 0x8(%rax), %rax
@@ -8206,7 +8703,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
 	LONG $0x6ef9e1c4; BYTE $0xf2 // vmovq %rdx, %xmm6
 	LONG $0x597de2c4; BYTE $0xf6 // vpbroadcastq %xmm6, %ymm6
-	WORD $0x2aeb // jmp 0x96d2 <k_pack_cols_64+0xdf2>
+	WORD $0x2aeb // jmp 0xa062 <k_pack_cols_64+0xdf2>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x24048b4c // movq (%rsp), %r8
 	WORD $0xff49; BYTE $0xc0 // incq %r8
@@ -8215,7 +8712,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
 	LONG $0x24440148; BYTE $0x10 // addq %rax, 0x10(%rsp)
 	WORD $0x394d; BYTE $0xf8 // cmpq %r15, %r8
-	LONG $0xfc0e8d0f; WORD $0xffff // jge 0x92e0 <k_pack_cols_64+0xa00>
+	LONG $0xfc0e8d0f; WORD $0xffff // jge 0x9c70 <k_pack_cols_64+0xa00>
 	LONG $0x10fe8349 // cmpq $0x10, %r14
 	WORD $0x920f; BYTE $0xc0 // setb %al
 	WORD $0x894c; BYTE $0xc7 // movq %r8, %rdi
@@ -8225,9 +8722,9 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x4024440a // orb 0x40(%rsp), %al
 	WORD $0x01a8 // testb $0x1, %al
 	LONG $0x2404894c // movq %r8, (%rsp)
-	WORD $0x0974 // je 0x9700 <k_pack_cols_64+0xe20>
+	WORD $0x0974 // je 0xa090 <k_pack_cols_64+0xe20>
 	WORD $0xc031 // xorl %eax, %eax
-	LONG $0x000082e9; BYTE $0x00 // jmp 0x9780 <k_pack_cols_64+0xea0>
+	LONG $0x000082e9; BYTE $0x00 // jmp 0xa110 <k_pack_cols_64+0xea0>
 	WORD $0x9066 // nop
 	QUAD $0x00000088248c034c // addq 0x88(%rsp), %r9
 	WORD $0xc031 // xorl %eax, %eax
@@ -8252,19 +8749,19 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x10c08348 // addq $0x10, %rax
 	LONG $0xfdd4c5c5 // vpaddq %ymm5, %ymm7, %ymm7
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x9c75 // jne 0x9710 <k_pack_cols_64+0xe30>
+	WORD $0x9c75 // jne 0xa0a0 <k_pack_cols_64+0xe30>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
-	LONG $0xff30840f; WORD $0xffff // je 0x96b0 <k_pack_cols_64+0xdd0>
+	LONG $0xff30840f; WORD $0xffff // je 0xa040 <k_pack_cols_64+0xdd0>
 	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
 	LONG $0x01cf8348 // orq $0x1, %rdi
 	LONG $0x01c6f641 // testb $0x1, %r14b
-	WORD $0x3874 // je 0x97c5 <k_pack_cols_64+0xee5>
+	WORD $0x3874 // je 0xa155 <k_pack_cols_64+0xee5>
 	LONG $0x10048d4c // leaq (%rax,%rdx), %r8
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	WORD $0x3949; BYTE $0xf0 // cmpq %rsi, %r8
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
-	WORD $0x057d // jge 0x97a7 <k_pack_cols_64+0xec7>
+	WORD $0x057d // jge 0xa137 <k_pack_cols_64+0xec7>
 	LONG $0x7e7ac1c4; BYTE $0x39 // vmovq (%r9), %xmm7
 	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
 	LONG $0x04af0f4c; BYTE $0x24 // imulq (%rsp), %r8
@@ -8274,7 +8771,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	WORD $0x3949; BYTE $0xfe // cmpq %rdi, %r14
-	LONG $0xfee2840f; WORD $0xffff // je 0x96b0 <k_pack_cols_64+0xdd0>
+	LONG $0xfee2840f; WORD $0xffff // je 0xa040 <k_pack_cols_64+0xdd0>
 	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
 	WORD $0x2948; BYTE $0xc7 // subq %rax, %rdi
 	LONG $0x24448b4c; BYTE $0x10 // movq 0x10(%rsp), %r8
@@ -8283,29 +8780,29 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x021c8d4d // leaq (%r10,%rax), %r11
 	LONG $0x24440348; BYTE $0x60 // addq 0x60(%rsp), %rax
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	WORD $0x13eb // jmp 0x9803 <k_pack_cols_64+0xf23>
+	WORD $0x13eb // jmp 0xa193 <k_pack_cols_64+0xf23>
 	LONG $0xd67981c4; WORD $0xe83c // vmovq %xmm7, (%r8,%r13,8)
 	LONG $0x02c58349 // addq $0x2, %r13
 	WORD $0x394c; BYTE $0xef // cmpq %r13, %rdi
-	LONG $0xfead840f; WORD $0xffff // je 0x96b0 <k_pack_cols_64+0xdd0>
+	LONG $0xfead840f; WORD $0xffff // je 0xa040 <k_pack_cols_64+0xdd0>
 	LONG $0x28148d4e // leaq (%rax,%r13), %r10
 	LONG $0xffefc1c5 // vpxor %xmm7, %xmm7, %xmm7
 	LONG $0x573941c4; BYTE $0xc0 // vxorpd %xmm8, %xmm8, %xmm8
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0x1b7c // jl 0x9830 <k_pack_cols_64+0xf50>
+	WORD $0x1b7c // jl 0xa1c0 <k_pack_cols_64+0xf50>
 	LONG $0x117b01c4; WORD $0xe844; BYTE $0xf8 // vmovsd %xmm8, -0x8(%r8,%r13,8)
 	LONG $0x2b148d4f // leaq (%r11,%r13), %r10
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0xcb7d // jge 0x97f0 <k_pack_cols_64+0xf10>
-	WORD $0x1feb // jmp 0x9846 <k_pack_cols_64+0xf66>
+	WORD $0xcb7d // jge 0xa180 <k_pack_cols_64+0xf10>
+	WORD $0x1feb // jmp 0xa1d6 <k_pack_cols_64+0xf66>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x107b01c4; WORD $0xe904 // vmovsd (%r9,%r13,8), %xmm8
 	LONG $0x117b01c4; WORD $0xe844; BYTE $0xf8 // vmovsd %xmm8, -0x8(%r8,%r13,8)
 	LONG $0x2b148d4f // leaq (%r11,%r13), %r10
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0xaa7d // jge 0x97f0 <k_pack_cols_64+0xf10>
+	WORD $0xaa7d // jge 0xa180 <k_pack_cols_64+0xf10>
 	LONG $0x7e7a81c4; WORD $0xe97c; BYTE $0x08 // vmovq 0x8(%r9,%r13,8), %xmm7
-	WORD $0xa1eb // jmp 0x97f0 <k_pack_cols_64+0xf10>
+	WORD $0xa1eb // jmp 0xa180 <k_pack_cols_64+0xf10>
 	LONG $0xf8c48148; WORD $0x0000; BYTE $0x00 // addq $0xf8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -8327,10 +8824,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x90ec8148; WORD $0x0000; BYTE $0x00 // subq $0x90, %rsp
 	LONG $0x207f8348; BYTE $0x04 // cmpq $0x4, 0x20(%rdi)
 	LONG $0x243c8948 // movq %rdi, (%rsp)
-	LONG $0x03a0850f; WORD $0x0000 // jne 0x9c30 <k_pack_cols_bf16+0x3c0>
+	LONG $0x03a0850f; WORD $0x0000 // jne 0xa5c0 <k_pack_cols_bf16+0x3c0>
 	LONG $0x30778b48 // movq 0x30(%rdi), %rsi
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x07978e0f; WORD $0x0000 // jle 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x07978e0f; WORD $0x0000 // jle 0xa9c4 <k_pack_cols_bf16+0x7c4>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x10488b48 // movq 0x10(%rax), %rcx
 	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
@@ -8360,7 +8857,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xc931 // xorl %ecx, %ecx
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
-	WORD $0x3eeb // jmp 0x9970 <k_pack_cols_bf16+0x100>
+	WORD $0x3eeb // jmp 0xa300 <k_pack_cols_bf16+0x100>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
@@ -8371,7 +8868,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b48; BYTE $0x60 // movq 0x60(%rsp), %rsi
 	LONG $0x246c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r13
 	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	LONG $0x06c48d0f; WORD $0x0000 // jge 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x06c48d0f; WORD $0x0000 // jge 0xa9c4 <k_pack_cols_bf16+0x7c4>
 	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
 	QUAD $0x000000008d0c8d48 // leaq (,%rcx,4), %rcx
 	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
@@ -8386,15 +8883,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c894c; BYTE $0x40 // movq %r11, 0x40(%rsp)
 	LONG $0xde4c0f4c // cmovlq %rsi, %r11
 	LONG $0x04f88349 // cmpq $0x4, %r8
-	WORD $0x137d // jge 0x99c0 <k_pack_cols_bf16+0x150>
+	WORD $0x137d // jge 0xa350 <k_pack_cols_bf16+0x150>
 	WORD $0x3145; BYTE $0xe4 // xorl %r12d, %r12d
 	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
-	LONG $0x000126e9; BYTE $0x00 // jmp 0x9ae0 <k_pack_cols_bf16+0x270>
+	LONG $0x000126e9; BYTE $0x00 // jmp 0xa470 <k_pack_cols_bf16+0x270>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	QUAD $0x0000008824a48b4c // movq 0x88(%rsp), %r12
 	QUAD $0x0000008024b48b48 // movq 0x80(%rsp), %rsi
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
-	LONG $0x01078d0f; WORD $0x0000 // jge 0x9ae0 <k_pack_cols_bf16+0x270>
+	LONG $0x01078d0f; WORD $0x0000 // jge 0xa470 <k_pack_cols_bf16+0x270>
 	LONG $0x24148b48 // movq (%rsp), %rdx
 	LONG $0x084a8b4c // movq 0x8(%rdx), %r9
 	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
@@ -8411,7 +8908,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c894c; BYTE $0x28 // movq %r9, 0x28(%rsp)
 	LONG $0x24748b48; BYTE $0x70 // movq 0x70(%rsp), %rsi
 	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x20eb // jmp 0x9a40 <k_pack_cols_bf16+0x1d0>
+	WORD $0x20eb // jmp 0xa3d0 <k_pack_cols_bf16+0x1d0>
 	LONG $0x247c8b48; BYTE $0x30 // movq 0x30(%rsp), %rdi
 	WORD $0x0148; BYTE $0xfe // addq %rdi, %rsi
 	LONG $0x24548d4d; BYTE $0x04 // leaq 0x4(%r12), %r10
@@ -8419,11 +8916,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xfa // addq %rdi, %rdx
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0x00a08f0f; WORD $0x0000 // jg 0x9ae0 <k_pack_cols_bf16+0x270>
+	LONG $0x00a08f0f; WORD $0x0000 // jg 0xa470 <k_pack_cols_bf16+0x270>
 	WORD $0x894d; BYTE $0xd4 // movq %r10, %r12
 	WORD $0x894d; BYTE $0xea // movq %r13, %r10
 	WORD $0xc1f6; BYTE $0x01 // testb $0x1, %cl
-	WORD $0x2874 // je 0x9a73 <k_pack_cols_bf16+0x203>
+	WORD $0x2874 // je 0xa403 <k_pack_cols_bf16+0x203>
 	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
 	LONG $0x7a3c8d49 // leaq (%r10,%rdi,2), %rdi
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
@@ -8433,7 +8930,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x047ffac5; BYTE $0x3e // vmovdqu %xmm0, (%rsi,%rdi)
 	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	WORD $0xa774 // je 0x9a20 <k_pack_cols_bf16+0x1b0>
+	WORD $0xa774 // je 0xa3b0 <k_pack_cols_bf16+0x1b0>
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	WORD $0x8948; BYTE $0xfb // movq %rdi, %rbx
 	LONG $0xdaaf0f49 // imulq %r10, %rbx
@@ -8454,17 +8951,17 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014c; BYTE $0xf7 // addq %r14, %rdi
 	LONG $0x20c78349 // addq $0x20, %r15
 	WORD $0x394d; BYTE $0xda // cmpq %r11, %r10
-	WORD $0xcf7c // jl 0x9aa0 <k_pack_cols_bf16+0x230>
-	LONG $0xffff4ae9; BYTE $0xff // jmp 0x9a20 <k_pack_cols_bf16+0x1b0>
+	WORD $0xcf7c // jl 0xa430 <k_pack_cols_bf16+0x230>
+	LONG $0xffff4ae9; BYTE $0xff // jmp 0xa3b0 <k_pack_cols_bf16+0x1b0>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x394d; BYTE $0xc4 // cmpq %r8, %r12
-	LONG $0xfe57840f; WORD $0xffff // je 0x9940 <k_pack_cols_bf16+0xd0>
+	LONG $0xfe57840f; WORD $0xffff // je 0xa2d0 <k_pack_cols_bf16+0xd0>
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
-	LONG $0xfe4e8d0f; WORD $0xffff // jge 0x9940 <k_pack_cols_bf16+0xd0>
+	LONG $0xfe4e8d0f; WORD $0xffff // jge 0xa2d0 <k_pack_cols_bf16+0xd0>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x28788b4c // movq 0x28(%rax), %r15
 	WORD $0x854d; BYTE $0xff // testq %r15, %r15
-	LONG $0xfe3d8e0f; WORD $0xffff // jle 0x9940 <k_pack_cols_bf16+0xd0>
+	LONG $0xfe3d8e0f; WORD $0xffff // jle 0xa2d0 <k_pack_cols_bf16+0xd0>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x08408b48 // movq 0x8(%rax), %rax
 	LONG $0x600c8d4a // leaq (%rax,%r12,2), %rcx
@@ -8481,7 +8978,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x622c8d4a // leaq (%rdx,%r12,2), %rbp
 	WORD $0x0148; BYTE $0xc5 // addq %rax, %rbp
 	LONG $0x245c8948; BYTE $0x20 // movq %rbx, 0x20(%rsp)
-	WORD $0x23eb // jmp 0x9b72 <k_pack_cols_bf16+0x302>
+	WORD $0x23eb // jmp 0xa502 <k_pack_cols_bf16+0x302>
 	BYTE $0x90 // nop
 	WORD $0x894d; BYTE $0xf9 // movq %r15, %r9
 	LONG $0xcdaf0f4d // imulq %r13, %r9
@@ -8491,58 +8988,58 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0148; BYTE $0xd9 // addq %rbx, %rcx
 	LONG $0x246c0348; BYTE $0x10 // addq 0x10(%rsp), %rbp
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
-	LONG $0xfdce8d0f; WORD $0xffff // jge 0x9940 <k_pack_cols_bf16+0xd0>
+	LONG $0xfdce8d0f; WORD $0xffff // jge 0xa2d0 <k_pack_cols_bf16+0xd0>
 	LONG $0x01ff8349 // cmpq $0x1, %r15
-	WORD $0x2875 // jne 0x9ba0 <k_pack_cols_bf16+0x330>
+	WORD $0x2875 // jne 0xa530 <k_pack_cols_bf16+0x330>
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	LONG $0x44af0f48; WORD $0x5024 // imulq 0x50(%rsp), %rax
 	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
 	LONG $0x420c8d4c // leaq (%rdx,%rax,2), %r9
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x01c7f641 // testb $0x1, %r15b
-	WORD $0xcc74 // je 0x9b5e <k_pack_cols_bf16+0x2ee>
-	LONG $0x00007ee9; BYTE $0x00 // jmp 0x9c15 <k_pack_cols_bf16+0x3a5>
+	WORD $0xcc74 // je 0xa4ee <k_pack_cols_bf16+0x2ee>
+	LONG $0x00007ee9; BYTE $0x00 // jmp 0xa5a5 <k_pack_cols_bf16+0x3a5>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x1aeb // jmp 0x9bc0 <k_pack_cols_bf16+0x350>
+	WORD $0x1aeb // jmp 0xa550 <k_pack_cols_bf16+0x350>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x1c89; BYTE $0x91 // movl %ebx, (%rcx,%rdx,4)
 	LONG $0x02c28348 // addq $0x2, %rdx
 	LONG $0xfcc08348 // addq $-0x4, %rax
 	WORD $0x3948; BYTE $0xd7 // cmpq %rdx, %rdi
-	WORD $0x4074 // je 0x9c00 <k_pack_cols_bf16+0x390>
+	WORD $0x4074 // je 0xa590 <k_pack_cols_bf16+0x390>
 	LONG $0x14148d4d // leaq (%r12,%rdx), %r10
 	WORD $0xdb31 // xorl %ebx, %ebx
 	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	WORD $0x0a7d // jge 0x9bdb <k_pack_cols_bf16+0x36b>
+	WORD $0x0a7d // jge 0xa56b <k_pack_cols_bf16+0x36b>
 	LONG $0x4cb70f44; WORD $0x0055 // movzwl (%rbp,%rdx,2), %r9d
 	LONG $0x10e1c141 // shll $0x10, %r9d
 	LONG $0x914c8944; BYTE $0xfc // movl %r9d, -0x4(%rcx,%rdx,4)
 	LONG $0x140c8d4d // leaq (%r12,%rdx), %r9
 	WORD $0xff49; BYTE $0xc1 // incq %r9
 	WORD $0x394d; BYTE $0xc1 // cmpq %r8, %r9
-	WORD $0xc47d // jge 0x9bb0 <k_pack_cols_bf16+0x340>
+	WORD $0xc47d // jge 0xa540 <k_pack_cols_bf16+0x340>
 	LONG $0x555cb70f; BYTE $0x02 // movzwl 0x2(%rbp,%rdx,2), %ebx
 	WORD $0xe3c1; BYTE $0x10 // shll $0x10, %ebx
-	WORD $0xbaeb // jmp 0x9bb0 <k_pack_cols_bf16+0x340>
+	WORD $0xbaeb // jmp 0xa540 <k_pack_cols_bf16+0x340>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
 	WORD $0x2949; BYTE $0xc1 // subq %rax, %r9
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x01c7f641 // testb $0x1, %r15b
-	LONG $0xff49840f; WORD $0xffff // je 0x9b5e <k_pack_cols_bf16+0x2ee>
+	LONG $0xff49840f; WORD $0xffff // je 0xa4ee <k_pack_cols_bf16+0x2ee>
 	LONG $0x22148d4e // leaq (%rdx,%r12), %r10
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x394d; BYTE $0xc2 // cmpq %r8, %r10
-	LONG $0xff2c8d0f; WORD $0xffff // jge 0x9b50 <k_pack_cols_bf16+0x2e0>
+	LONG $0xff2c8d0f; WORD $0xffff // jge 0xa4e0 <k_pack_cols_bf16+0x2e0>
 	LONG $0x01b70f41 // movzwl (%r9), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
-	LONG $0xffff20e9; BYTE $0xff // jmp 0x9b50 <k_pack_cols_bf16+0x2e0>
+	LONG $0xffff20e9; BYTE $0xff // jmp 0xa4e0 <k_pack_cols_bf16+0x2e0>
 	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0x03f78e0f; WORD $0x0000 // jle 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x03f78e0f; WORD $0x0000 // jle 0xa9c4 <k_pack_cols_bf16+0x7c4>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x10508b48 // movq 0x10(%rax), %rdx
 	WORD $0x8b48; BYTE $0x38 // movq (%rax), %rdi
@@ -8550,19 +9047,19 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x18fe8348 // cmpq $0x18, %rsi
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	LONG $0x01498d0f; WORD $0x0000 // jge 0x9da9 <k_pack_cols_bf16+0x539>
+	LONG $0x01498d0f; WORD $0x0000 // jge 0xa739 <k_pack_cols_bf16+0x539>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0x03cb840f; WORD $0x0000 // je 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x03cb840f; WORD $0x0000 // je 0xa9c4 <k_pack_cols_bf16+0x7c4>
 	LONG $0x04478d48 // leaq 0x4(%rdi), %rax
 	LONG $0x24448948; BYTE $0x30 // movq %rax, 0x30(%rsp)
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	WORD $0x18eb // jmp 0x9c92 <k_pack_cols_bf16+0x422>
+	WORD $0x18eb // jmp 0xa622 <k_pack_cols_bf16+0x422>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x10c08349 // addq $0x10, %r8
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0x3949; BYTE $0xc9 // cmpq %rcx, %r9
-	LONG $0x03a28d0f; WORD $0x0000 // jge 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x03a28d0f; WORD $0x0000 // jge 0xa9c4 <k_pack_cols_bf16+0x7c4>
 	WORD $0x894d; BYTE $0xca // movq %r9, %r10
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x294c; BYTE $0xc8 // subq %r9, %rax
@@ -8572,11 +9069,11 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc14c0f48 // cmovlq %rcx, %rax
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0xcc7d // jge 0x9c80 <k_pack_cols_bf16+0x410>
+	WORD $0xcc7d // jge 0xa610 <k_pack_cols_bf16+0x410>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x28598b4c // movq 0x28(%rcx), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	WORD $0xbf7e // jle 0x9c80 <k_pack_cols_bf16+0x410>
+	WORD $0xbf7e // jle 0xa610 <k_pack_cols_bf16+0x410>
 	LONG $0x240c8b48 // movq (%rsp), %rcx
 	LONG $0x08598b48 // movq 0x8(%rcx), %rbx
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
@@ -8586,7 +9083,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf8af0f4d // imulq %r8, %r15
 	LONG $0x247c034c; BYTE $0x30 // addq 0x30(%rsp), %r15
 	QUAD $0x000000009d248d4e // leaq (,%r11,4), %r12
-	WORD $0x1feb // jmp 0x9d0e <k_pack_cols_bf16+0x49e>
+	WORD $0x1feb // jmp 0xa69e <k_pack_cols_bf16+0x49e>
 	BYTE $0x90 // nop
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0xcaaf0f49 // imulq %r10, %rcx
@@ -8595,50 +9092,50 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff49; BYTE $0xc2 // incq %r10
 	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
 	WORD $0x3949; BYTE $0xc2 // cmpq %rax, %r10
-	LONG $0xff728d0f; WORD $0xffff // jge 0x9c80 <k_pack_cols_bf16+0x410>
+	LONG $0xff728d0f; WORD $0xffff // jge 0xa610 <k_pack_cols_bf16+0x410>
 	WORD $0x894c; BYTE $0xd1 // movq %r10, %rcx
 	LONG $0xcdaf0f48 // imulq %rbp, %rcx
 	LONG $0x4b0c8d48 // leaq (%rbx,%rcx,2), %rcx
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x1175 // jne 0x9d30 <k_pack_cols_bf16+0x4c0>
+	WORD $0x1175 // jne 0xa6c0 <k_pack_cols_bf16+0x4c0>
 	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0xd774 // je 0x9cff <k_pack_cols_bf16+0x48f>
-	WORD $0x69eb // jmp 0x9d93 <k_pack_cols_bf16+0x523>
+	WORD $0xd774 // je 0xa68f <k_pack_cols_bf16+0x48f>
+	WORD $0x69eb // jmp 0xa723 <k_pack_cols_bf16+0x523>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	WORD $0xed31 // xorl %ebp, %ebp
-	WORD $0x1ceb // jmp 0x9d50 <k_pack_cols_bf16+0x4e0>
+	WORD $0x1ceb // jmp 0xa6e0 <k_pack_cols_bf16+0x4e0>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0xaf148943 // movl %edx, (%r15,%r13,4)
 	LONG $0x04c18348 // addq $0x4, %rcx
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
 	WORD $0x394c; BYTE $0xf5 // cmpq %r14, %rbp
-	WORD $0x3074 // je 0x9d80 <k_pack_cols_bf16+0x510>
+	WORD $0x3074 // je 0xa710 <k_pack_cols_bf16+0x510>
 	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
 	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	WORD $0x067d // jge 0x9d65 <k_pack_cols_bf16+0x4f5>
+	WORD $0x067d // jge 0xa6f5 <k_pack_cols_bf16+0x4f5>
 	WORD $0xb70f; BYTE $0x29 // movzwl (%rcx), %ebp
 	WORD $0xe5c1; BYTE $0x10 // shll $0x10, %ebp
 	LONG $0xaf6c8943; BYTE $0xfc // movl %ebp, -0x4(%r15,%r13,4)
 	LONG $0x016d8d49 // leaq 0x1(%r13), %rbp
 	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
-	WORD $0xcd7d // jge 0x9d40 <k_pack_cols_bf16+0x4d0>
+	WORD $0xcd7d // jge 0xa6d0 <k_pack_cols_bf16+0x4d0>
 	LONG $0x0251b70f // movzwl 0x2(%rcx), %edx
 	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
-	WORD $0xc4eb // jmp 0x9d40 <k_pack_cols_bf16+0x4d0>
+	WORD $0xc4eb // jmp 0xa6d0 <k_pack_cols_bf16+0x4d0>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x02c58349 // addq $0x2, %r13
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xff6c840f; WORD $0xffff // je 0x9cff <k_pack_cols_bf16+0x48f>
+	LONG $0xff6c840f; WORD $0xffff // je 0xa68f <k_pack_cols_bf16+0x48f>
 	WORD $0xd231 // xorl %edx, %edx
 	WORD $0x3949; BYTE $0xf5 // cmpq %rsi, %r13
-	LONG $0xff528d0f; WORD $0xffff // jge 0x9cf0 <k_pack_cols_bf16+0x480>
+	LONG $0xff528d0f; WORD $0xffff // jge 0xa680 <k_pack_cols_bf16+0x480>
 	WORD $0xb70f; BYTE $0x11 // movzwl (%rcx), %edx
 	WORD $0xe2c1; BYTE $0x10 // shll $0x10, %edx
-	LONG $0xffff47e9; BYTE $0xff // jmp 0x9cf0 <k_pack_cols_bf16+0x480>
+	LONG $0xffff47e9; BYTE $0xff // jmp 0xa680 <k_pack_cols_bf16+0x480>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	LONG $0x05e0c148 // shlq $0x5, %rax
 	LONG $0x40048d4c // leaq (%rax,%rax,2), %r8
@@ -8654,7 +9151,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
 	QUAD $0x000000402444c748; BYTE $0x00 // movq $0x0, 0x40(%rsp)
 	WORD $0xff31 // xorl %edi, %edi
-	WORD $0x3eeb // jmp 0x9e31 <k_pack_cols_bf16+0x5c1>
+	WORD $0x3eeb // jmp 0xa7c1 <k_pack_cols_bf16+0x5c1>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0001804824448148; BYTE $0x00 // addq $0x180, 0x48(%rsp) # imm = 0x180
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
@@ -8664,7 +9161,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x247c8b48; BYTE $0x68 // movq 0x68(%rsp), %rdi
 	WORD $0x3948; BYTE $0xcf // cmpq %rcx, %rdi
-	LONG $0x02038d0f; WORD $0x0000 // jge 0xa034 <k_pack_cols_bf16+0x7c4>
+	LONG $0x02038d0f; WORD $0x0000 // jge 0xa9c4 <k_pack_cols_bf16+0x7c4>
 	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
 	WORD $0x2948; BYTE $0xf8 // subq %rdi, %rax
 	LONG $0x046f8d48 // leaq 0x4(%rdi), %rbp
@@ -8672,7 +9169,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x246c8948; BYTE $0x68 // movq %rbp, 0x68(%rsp)
 	LONG $0xe94c0f48 // cmovlq %rcx, %rbp
 	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
-	WORD $0xb37d // jge 0x9e00 <k_pack_cols_bf16+0x590>
+	WORD $0xb37d // jge 0xa790 <k_pack_cols_bf16+0x590>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x08408b48 // movq 0x8(%rax), %rax
 	LONG $0x24440348; BYTE $0x18 // addq 0x18(%rsp), %rax
@@ -8703,7 +9200,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x60c38349 // addq $0x60, %r11
 	WORD $0x0149; BYTE $0xda // addq %rbx, %r10
 	WORD $0x3949; BYTE $0xef // cmpq %rbp, %r15
-	WORD $0xc07c // jl 0x9ea0 <k_pack_cols_bf16+0x630>
+	WORD $0xc07c // jl 0xa830 <k_pack_cols_bf16+0x630>
 	LONG $0x01248d4f // leaq (%r9,%r8), %r12
 	LONG $0x18568d4d // leaq 0x18(%r14), %r10
 	WORD $0x014c; BYTE $0xc1 // addq %r8, %rcx
@@ -8711,15 +9208,15 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x185d8d4d // leaq 0x18(%r13), %r11
 	LONG $0x023c8d4e // leaq (%rdx,%r8), %r15
 	WORD $0x3949; BYTE $0xf2 // cmpq %rsi, %r10
-	WORD $0x847e // jle 0x9e80 <k_pack_cols_bf16+0x610>
+	WORD $0x847e // jle 0xa810 <k_pack_cols_bf16+0x610>
 	WORD $0x3949; BYTE $0xf6 // cmpq %rsi, %r14
-	LONG $0xfefb840f; WORD $0xffff // je 0x9e00 <k_pack_cols_bf16+0x590>
+	LONG $0xfefb840f; WORD $0xffff // je 0xa790 <k_pack_cols_bf16+0x590>
 	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
-	LONG $0xfef28d0f; WORD $0xffff // jge 0x9e00 <k_pack_cols_bf16+0x590>
+	LONG $0xfef28d0f; WORD $0xffff // jge 0xa790 <k_pack_cols_bf16+0x590>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x28588b4c // movq 0x28(%rax), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xfee18e0f; WORD $0xffff // jle 0x9e00 <k_pack_cols_bf16+0x590>
+	LONG $0xfee18e0f; WORD $0xffff // jle 0xa790 <k_pack_cols_bf16+0x590>
 	LONG $0x360c8d4b // leaq (%r14,%r14), %rcx
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x08480348 // addq 0x8(%rax), %rcx
@@ -8735,7 +9232,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8948; BYTE $0x20 // movq %rcx, 0x20(%rsp)
 	LONG $0x244c894c; BYTE $0x50 // movq %r9, 0x50(%rsp)
 	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	WORD $0x2deb // jmp 0x9f95 <k_pack_cols_bf16+0x725>
+	WORD $0x2deb // jmp 0xa925 <k_pack_cols_bf16+0x725>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x894c; BYTE $0xd9 // movq %r11, %rcx
 	LONG $0xcfaf0f48 // imulq %rdi, %rcx
@@ -8745,48 +9242,48 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xff48; BYTE $0xc7 // incq %rdi
 	LONG $0x24540348; BYTE $0x20 // addq 0x20(%rsp), %rdx
 	WORD $0x3948; BYTE $0xef // cmpq %rbp, %rdi
-	LONG $0xfe6b8d0f; WORD $0xffff // jge 0x9e00 <k_pack_cols_bf16+0x590>
+	LONG $0xfe6b8d0f; WORD $0xffff // jge 0xa790 <k_pack_cols_bf16+0x590>
 	WORD $0x8948; BYTE $0xf9 // movq %rdi, %rcx
 	LONG $0x4caf0f48; WORD $0x1024 // imulq 0x10(%rsp), %rcx
 	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
 	LONG $0x490c8d49 // leaq (%r9,%rcx,2), %rcx
 	LONG $0x01fb8349 // cmpq $0x1, %r11
-	WORD $0x3375 // jne 0x9fe0 <k_pack_cols_bf16+0x770>
+	WORD $0x3375 // jne 0xa970 <k_pack_cols_bf16+0x770>
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	WORD $0xc974 // je 0x9f84 <k_pack_cols_bf16+0x714>
+	WORD $0xc974 // je 0xa914 <k_pack_cols_bf16+0x714>
 	LONG $0x370c8d4f // leaq (%r15,%r14), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0xa97d // jge 0x9f70 <k_pack_cols_bf16+0x700>
+	WORD $0xa97d // jge 0xa900 <k_pack_cols_bf16+0x700>
 	LONG $0x11b70f44 // movzwl (%rcx), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
-	WORD $0x9feb // jmp 0x9f70 <k_pack_cols_bf16+0x700>
+	WORD $0x9feb // jmp 0xa900 <k_pack_cols_bf16+0x700>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x894d; BYTE $0xeb // movq %r13, %r11
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	WORD $0x1eeb // jmp 0xa006 <k_pack_cols_bf16+0x796>
+	WORD $0x1eeb // jmp 0xa996 <k_pack_cols_bf16+0x796>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xba548946; BYTE $0x04 // movl %r10d, 0x4(%rdx,%r15,4)
 	LONG $0x02c78349 // addq $0x2, %r15
 	LONG $0x04c18348 // addq $0x4, %rcx
 	LONG $0x02c38349 // addq $0x2, %r11
 	WORD $0x394c; BYTE $0xf8 // cmpq %r15, %rax
-	WORD $0xaa74 // je 0x9fb0 <k_pack_cols_bf16+0x740>
+	WORD $0xaa74 // je 0xa940 <k_pack_cols_bf16+0x740>
 	LONG $0xff4b8d4d // leaq -0x1(%r11), %r9
 	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
 	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
 	WORD $0x3949; BYTE $0xf1 // cmpq %rsi, %r9
-	WORD $0x087d // jge 0xa020 <k_pack_cols_bf16+0x7b0>
+	WORD $0x087d // jge 0xa9b0 <k_pack_cols_bf16+0x7b0>
 	LONG $0x21b70f44 // movzwl (%rcx), %r12d
 	LONG $0x10e4c141 // shll $0x10, %r12d
 	LONG $0xba248946 // movl %r12d, (%rdx,%r15,4)
 	WORD $0x3949; BYTE $0xf3 // cmpq %rsi, %r11
-	WORD $0xc77d // jge 0x9ff0 <k_pack_cols_bf16+0x780>
+	WORD $0xc77d // jge 0xa980 <k_pack_cols_bf16+0x780>
 	LONG $0x51b70f44; BYTE $0x02 // movzwl 0x2(%rcx), %r10d
 	LONG $0x10e2c141 // shll $0x10, %r10d
-	WORD $0xbceb // jmp 0x9ff0 <k_pack_cols_bf16+0x780>
+	WORD $0xbceb // jmp 0xa980 <k_pack_cols_bf16+0x780>
 	LONG $0x90c48148; WORD $0x0000; BYTE $0x00 // addq $0x90, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -8808,10 +9305,10 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xb8, %rsp
 	LONG $0x207f8348; BYTE $0x04 // cmpq $0x4, 0x20(%rdi)
 	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
-	LONG $0x04ae850f; WORD $0x0000 // jne 0xa51f <k_pack_cols_pairs+0x4cf>
+	LONG $0x04ae850f; WORD $0x0000 // jne 0xaeaf <k_pack_cols_pairs+0x4cf>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x09ec8e0f; WORD $0x0000 // jle 0xaa6a <k_pack_cols_pairs+0xa1a>
+	LONG $0x09ec8e0f; WORD $0x0000 // jle 0xb3fa <k_pack_cols_pairs+0xa1a>
 	LONG $0x24048948 // movq %rax, (%rsp)
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x10488b48 // movq 0x10(%rax), %rcx
@@ -8851,7 +9348,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748948; BYTE $0x38 // movq %rsi, 0x38(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x24548948; BYTE $0x60 // movq %rdx, 0x60(%rsp)
-	WORD $0x3aeb // jmp 0xa170 <k_pack_cols_pairs+0x120>
+	WORD $0x3aeb // jmp 0xab00 <k_pack_cols_pairs+0x120>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x24448348; WORD $0x4038 // addq $0x40, 0x38(%rsp)
 	LONG $0x24448348; WORD $0x0848 // addq $0x8, 0x48(%rsp)
@@ -8860,24 +9357,24 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24548b48; BYTE $0x60 // movq 0x60(%rsp), %rdx
 	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
 	WORD $0x3948; BYTE $0xd0 // cmpq %rdx, %rax
-	LONG $0x08fa8d0f; WORD $0x0000 // jge 0xaa6a <k_pack_cols_pairs+0xa1a>
+	LONG $0x08fa8d0f; WORD $0x0000 // jge 0xb3fa <k_pack_cols_pairs+0xa1a>
 	LONG $0x04588d48 // leaq 0x4(%rax), %rbx
 	QUAD $0x0000009024843b48 // cmpq 0x90(%rsp), %rax
 	QUAD $0x00000098249c8948 // movq %rbx, 0x98(%rsp)
 	LONG $0xda4f0f48 // cmovgq %rdx, %rbx
 	LONG $0x04fa8349 // cmpq $0x4, %r10
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x1d7d // jge 0xa1b0 <k_pack_cols_pairs+0x160>
+	WORD $0x1d7d // jge 0xab40 <k_pack_cols_pairs+0x160>
 	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x0000ebe9; BYTE $0x00 // jmp 0xa290 <k_pack_cols_pairs+0x240>
+	LONG $0x0000ebe9; BYTE $0x00 // jmp 0xac20 <k_pack_cols_pairs+0x240>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
 	LONG $0x247c8b4c; BYTE $0x50 // movq 0x50(%rsp), %r15
 	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
-	LONG $0x00c58d0f; WORD $0x0000 // jge 0xa290 <k_pack_cols_pairs+0x240>
+	LONG $0x00c58d0f; WORD $0x0000 // jge 0xac20 <k_pack_cols_pairs+0x240>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x08788b48 // movq 0x8(%rax), %rdi
 	LONG $0x24048b48 // movq (%rsp), %rax
@@ -8887,7 +9384,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
 	LONG $0x24548948; BYTE $0x10 // movq %rdx, 0x10(%rsp)
-	WORD $0x2beb // jmp 0xa222 <k_pack_cols_pairs+0x1d2>
+	WORD $0x2beb // jmp 0xabb2 <k_pack_cols_pairs+0x1d2>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	QUAD $0x000000a024948b48 // movq 0xa0(%rsp), %rdx
 	LONG $0x24540148; BYTE $0x10 // addq %rdx, 0x10(%rsp)
@@ -8896,14 +9393,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x08c78348 // addq $0x8, %rdi
 	WORD $0x394c; BYTE $0xd6 // cmpq %r10, %rsi
-	WORD $0x6e7f // jg 0xa290 <k_pack_cols_pairs+0x240>
+	WORD $0x6e7f // jg 0xac20 <k_pack_cols_pairs+0x240>
 	WORD $0x8949; BYTE $0xf7 // movq %rsi, %r15
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
 	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
 	WORD $0x894d; BYTE $0xce // movq %r9, %r14
 	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x1ceb // jmp 0xa258 <k_pack_cols_pairs+0x208>
+	WORD $0x1ceb // jmp 0xabe8 <k_pack_cols_pairs+0x208>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x7f7ac1c4; BYTE $0x06 // vmovdqu %xmm0, (%r14)
 	WORD $0xff48; BYTE $0xc5 // incq %rbp
@@ -8911,28 +9408,28 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c38349 // addq $0x2, %r11
 	WORD $0x014c; BYTE $0xe6 // addq %r12, %rsi
 	WORD $0x3948; BYTE $0xdd // cmpq %rbx, %rbp
-	WORD $0xa87d // jge 0xa200 <k_pack_cols_pairs+0x1b0>
+	WORD $0xa87d // jge 0xab90 <k_pack_cols_pairs+0x1b0>
 	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
 	LONG $0xc7940f40 // sete %dil
 	WORD $0x3949; BYTE $0xc3 // cmpq %rax, %r11
 	WORD $0x9d0f; BYTE $0xc2 // setge %dl
 	WORD $0x0840; BYTE $0xfa // orb %dil, %dl
 	LONG $0x3379a2c4; WORD $0x2e04 // vpmovzxwd (%rsi,%r13), %xmm0
-	WORD $0xd075 // jne 0xa240 <k_pack_cols_pairs+0x1f0>
+	WORD $0xd075 // jne 0xabd0 <k_pack_cols_pairs+0x1f0>
 	LONG $0x3379a2c4; WORD $0x060c // vpmovzxwd (%rsi,%r8), %xmm1
 	LONG $0xf172f1c5; BYTE $0x10 // vpslld $0x10, %xmm1, %xmm1
 	LONG $0xc0ebf1c5 // vpor %xmm0, %xmm1, %xmm0
-	WORD $0xbfeb // jmp 0xa240 <k_pack_cols_pairs+0x1f0>
+	WORD $0xbfeb // jmp 0xabd0 <k_pack_cols_pairs+0x1f0>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x394d; BYTE $0xd7 // cmpq %r10, %r15
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
-	LONG $0xfea2840f; WORD $0xffff // je 0xa140 <k_pack_cols_pairs+0xf0>
+	LONG $0xfea2840f; WORD $0xffff // je 0xaad0 <k_pack_cols_pairs+0xf0>
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0xfe998d0f; WORD $0xffff // jge 0xa140 <k_pack_cols_pairs+0xf0>
+	LONG $0xfe998d0f; WORD $0xffff // jge 0xaad0 <k_pack_cols_pairs+0xf0>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x28488b4c // movq 0x28(%rax), %r9
 	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
-	LONG $0xfe878e0f; WORD $0xffff // jle 0xa140 <k_pack_cols_pairs+0xf0>
+	LONG $0xfe878e0f; WORD $0xffff // jle 0xaad0 <k_pack_cols_pairs+0xf0>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x08708b48 // movq 0x8(%rax), %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
@@ -8954,7 +9451,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x014d; BYTE $0xee // addq %r13, %r14
 	WORD $0x0149; BYTE $0xf6 // addq %rsi, %r14
 	LONG $0x244c894c; BYTE $0x68 // movq %r9, 0x68(%rsp)
-	WORD $0x38eb // jmp 0xa35b <k_pack_cols_pairs+0x30b>
+	WORD $0x38eb // jmp 0xaceb <k_pack_cols_pairs+0x30b>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	WORD $0x014c; BYTE $0xc6 // addq %r8, %rsi
@@ -8965,7 +9462,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a824ac0348 // addq 0xa8(%rsp), %rbp
 	WORD $0x014d; BYTE $0xe6 // addq %r12, %r14
 	WORD $0x3949; BYTE $0xdb // cmpq %rbx, %r11
-	LONG $0xfde58d0f; WORD $0xffff // jge 0xa140 <k_pack_cols_pairs+0xf0>
+	LONG $0xfde58d0f; WORD $0xffff // jge 0xaad0 <k_pack_cols_pairs+0xf0>
 	LONG $0x1b348d4b // leaq (%r11,%r11), %rsi
 	LONG $0xf1af0f48 // imulq %rcx, %rsi
 	QUAD $0x000000015d3c8d4a // leaq 0x1(,%r11,2), %rdi
@@ -8978,26 +9475,26 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfbaf0f49 // imulq %r11, %rdi
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
 	WORD $0x854d; BYTE $0xc0 // testq %r8, %r8
-	LONG $0x00aa840f; WORD $0x0000 // je 0xa440 <k_pack_cols_pairs+0x3f0>
+	LONG $0x00aa840f; WORD $0x0000 // je 0xadd0 <k_pack_cols_pairs+0x3f0>
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
 	LONG $0x2444894c; BYTE $0x70 // movq %r8, 0x70(%rsp)
-	LONG $0x00f9840f; WORD $0x0000 // je 0xa4a0 <k_pack_cols_pairs+0x450>
+	LONG $0x00f9840f; WORD $0x0000 // je 0xae30 <k_pack_cols_pairs+0x450>
 	LONG $0x245c894c; BYTE $0x20 // movq %r11, 0x20(%rsp)
 	LONG $0x46348d4b // leaq (%r14,%r8,2), %rsi
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1aeb // jmp 0xa3d2 <k_pack_cols_pairs+0x382>
+	WORD $0x1aeb // jmp 0xad62 <k_pack_cols_pairs+0x382>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x857c8942; BYTE $0x00 // movl %edi, (%rbp,%r8,4)
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0xfcc18349 // addq $-0x4, %r9
 	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0x4e74 // je 0xa420 <k_pack_cols_pairs+0x3d0>
+	WORD $0x4e74 // je 0xadb0 <k_pack_cols_pairs+0x3d0>
 	LONG $0x07048d4b // leaq (%r15,%r8), %rax
 	WORD $0xff31 // xorl %edi, %edi
 	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
 	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0x117d // jge 0xa3f4 <k_pack_cols_pairs+0x3a4>
+	WORD $0x117d // jge 0xad84 <k_pack_cols_pairs+0x3a4>
 	LONG $0x04b70f43; BYTE $0x46 // movzwl (%r14,%r8,2), %eax
 	LONG $0x1cb70f46; BYTE $0x46 // movzwl (%rsi,%r8,2), %r11d
 	LONG $0x10e3c141 // shll $0x10, %r11d
@@ -9006,12 +9503,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x07048d4b // leaq (%r15,%r8), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0xbb7d // jge 0xa3c0 <k_pack_cols_pairs+0x370>
+	WORD $0xbb7d // jge 0xad50 <k_pack_cols_pairs+0x370>
 	LONG $0x44b70f43; WORD $0x0246 // movzwl 0x2(%r14,%r8,2), %eax
 	LONG $0x7cb70f42; WORD $0x0246 // movzwl 0x2(%rsi,%r8,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
 	WORD $0xc709 // orl %eax, %edi
-	WORD $0xa8eb // jmp 0xa3c0 <k_pack_cols_pairs+0x370>
+	WORD $0xa8eb // jmp 0xad50 <k_pack_cols_pairs+0x370>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
@@ -9019,65 +9516,65 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0xff06840f; WORD $0xffff // je 0xa344 <k_pack_cols_pairs+0x2f4>
-	WORD $0x6deb // jmp 0xa4ad <k_pack_cols_pairs+0x45d>
+	LONG $0xff06840f; WORD $0xffff // je 0xacd4 <k_pack_cols_pairs+0x2f4>
+	WORD $0x6deb // jmp 0xae3d <k_pack_cols_pairs+0x45d>
 	LONG $0x247c8348; WORD $0x0030 // cmpq $0x0, 0x30(%rsp)
-	LONG $0x00af840f; WORD $0x0000 // je 0xa4fb <k_pack_cols_pairs+0x4ab>
+	LONG $0x00af840f; WORD $0x0000 // je 0xae8b <k_pack_cols_pairs+0x4ab>
 	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	WORD $0x1eeb // jmp 0xa472 <k_pack_cols_pairs+0x422>
+	WORD $0x1eeb // jmp 0xae02 <k_pack_cols_pairs+0x422>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x85748942; BYTE $0x00 // movl %esi, (%rbp,%r8,4)
 	LONG $0x02c08349 // addq $0x2, %r8
 	LONG $0xfcc18349 // addq $-0x4, %r9
 	WORD $0x394c; BYTE $0xc2 // cmpq %r8, %rdx
-	WORD $0x6e74 // je 0xa4e0 <k_pack_cols_pairs+0x490>
+	WORD $0x6e74 // je 0xae70 <k_pack_cols_pairs+0x490>
 	LONG $0x07048d4b // leaq (%r15,%r8), %rax
 	WORD $0xf631 // xorl %esi, %esi
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
 	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0x057d // jge 0xa487 <k_pack_cols_pairs+0x437>
+	WORD $0x057d // jge 0xae17 <k_pack_cols_pairs+0x437>
 	LONG $0x3cb70f43; BYTE $0x46 // movzwl (%r14,%r8,2), %edi
 	LONG $0x857c8942; BYTE $0xfc // movl %edi, -0x4(%rbp,%r8,4)
 	LONG $0x07048d4b // leaq (%r15,%r8), %rax
 	WORD $0xff48; BYTE $0xc0 // incq %rax
 	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	WORD $0xc87d // jge 0xa460 <k_pack_cols_pairs+0x410>
+	WORD $0xc87d // jge 0xadf0 <k_pack_cols_pairs+0x410>
 	LONG $0x74b70f43; WORD $0x0246 // movzwl 0x2(%r14,%r8,2), %esi
-	WORD $0xc0eb // jmp 0xa460 <k_pack_cols_pairs+0x410>
+	WORD $0xc0eb // jmp 0xadf0 <k_pack_cols_pairs+0x410>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0xfe97840f; WORD $0xffff // je 0xa344 <k_pack_cols_pairs+0x2f4>
+	LONG $0xfe97840f; WORD $0xffff // je 0xacd4 <k_pack_cols_pairs+0x2f4>
 	LONG $0x38048d4b // leaq (%r8,%r15), %rax
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	LONG $0xfe748d0f; WORD $0xffff // jge 0xa330 <k_pack_cols_pairs+0x2e0>
+	LONG $0xfe748d0f; WORD $0xffff // jge 0xacc0 <k_pack_cols_pairs+0x2e0>
 	WORD $0xb70f; BYTE $0x06 // movzwl (%rsi), %eax
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
 	LONG $0x7e3cb70f // movzwl (%rsi,%rdi,2), %edi
 	WORD $0xe7c1; BYTE $0x10 // shll $0x10, %edi
 	WORD $0xc709 // orl %eax, %edi
-	LONG $0xfffe5ee9; BYTE $0xff // jmp 0xa330 <k_pack_cols_pairs+0x2e0>
+	LONG $0xfffe5ee9; BYTE $0xff // jmp 0xacc0 <k_pack_cols_pairs+0x2e0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	WORD $0x894c; BYTE $0xf6 // movq %r14, %rsi
 	WORD $0x294c; BYTE $0xce // subq %r9, %rsi
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0xfe4b840f; WORD $0xffff // je 0xa344 <k_pack_cols_pairs+0x2f4>
-	WORD $0x0deb // jmp 0xa508 <k_pack_cols_pairs+0x4b8>
+	LONG $0xfe4b840f; WORD $0xffff // je 0xacd4 <k_pack_cols_pairs+0x2f4>
+	WORD $0x0deb // jmp 0xae98 <k_pack_cols_pairs+0x4b8>
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	LONG $0x01c1f641 // testb $0x1, %r9b
-	LONG $0xfe3c840f; WORD $0xffff // je 0xa344 <k_pack_cols_pairs+0x2f4>
+	LONG $0xfe3c840f; WORD $0xffff // je 0xacd4 <k_pack_cols_pairs+0x2f4>
 	LONG $0x38048d4b // leaq (%r8,%r15), %rax
 	WORD $0xff31 // xorl %edi, %edi
 	WORD $0x394c; BYTE $0xd0 // cmpq %r10, %rax
-	LONG $0xfe198d0f; WORD $0xffff // jge 0xa330 <k_pack_cols_pairs+0x2e0>
+	LONG $0xfe198d0f; WORD $0xffff // jge 0xacc0 <k_pack_cols_pairs+0x2e0>
 	WORD $0xb70f; BYTE $0x3e // movzwl (%rsi), %edi
-	LONG $0xfffe11e9; BYTE $0xff // jmp 0xa330 <k_pack_cols_pairs+0x2e0>
+	LONG $0xfffe11e9; BYTE $0xff // jmp 0xacc0 <k_pack_cols_pairs+0x2e0>
 	LONG $0x30478b48 // movq 0x30(%rdi), %rax
 	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x053e8e0f; WORD $0x0000 // jle 0xaa6a <k_pack_cols_pairs+0xa1a>
+	LONG $0x053e8e0f; WORD $0x0000 // jle 0xb3fa <k_pack_cols_pairs+0xa1a>
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
 	LONG $0x10718b48 // movq 0x10(%rcx), %rsi
@@ -9124,7 +9621,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2444894c; BYTE $0x60 // movq %r8, 0x60(%rsp)
 	WORD $0xc031 // xorl %eax, %eax
 	QUAD $0x0000009024bc8948 // movq %rdi, 0x90(%rsp)
-	WORD $0x49eb // jmp 0xa65b <k_pack_cols_pairs+0x60b>
+	WORD $0x49eb // jmp 0xafeb <k_pack_cols_pairs+0x60b>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	QUAD $0x0001806024448148; BYTE $0x00 // addq $0x180, 0x60(%rsp) # imm = 0x180
 	LONG $0x24448348; WORD $0x0870 // addq $0x8, 0x70(%rsp)
@@ -9135,24 +9632,24 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x0000009024bc8b48 // movq 0x90(%rsp), %rdi
 	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
 	WORD $0x3948; BYTE $0xf8 // cmpq %rdi, %rax
-	LONG $0x040f8d0f; WORD $0x0000 // jge 0xaa6a <k_pack_cols_pairs+0xa1a>
+	LONG $0x040f8d0f; WORD $0x0000 // jge 0xb3fa <k_pack_cols_pairs+0xa1a>
 	LONG $0x04488d4c // leaq 0x4(%rax), %r9
 	QUAD $0x0000008824843b48 // cmpq 0x88(%rsp), %rax
 	QUAD $0x00000098248c894c // movq %r9, 0x98(%rsp)
 	LONG $0xcf4f0f4c // cmovgq %rdi, %r9
 	LONG $0x18fb8348 // cmpq $0x18, %rbx
 	LONG $0x24448948; BYTE $0x20 // movq %rax, 0x20(%rsp)
-	WORD $0x127d // jge 0xa690 <k_pack_cols_pairs+0x640>
+	WORD $0x127d // jge 0xb020 <k_pack_cols_pairs+0x640>
 	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
 	LONG $0x24048948 // movq %rax, (%rsp)
 	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
-	LONG $0x000131e9; BYTE $0x00 // jmp 0xa7c0 <k_pack_cols_pairs+0x770>
+	LONG $0x000131e9; BYTE $0x00 // jmp 0xb150 <k_pack_cols_pairs+0x770>
 	BYTE $0x90 // nop
 	QUAD $0x0000008024948b48 // movq 0x80(%rsp), %rdx
 	LONG $0x24148948 // movq %rdx, (%rsp)
 	LONG $0x247c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r15
 	WORD $0x394c; BYTE $0xc8 // cmpq %r9, %rax
-	LONG $0x01168d0f; WORD $0x0000 // jge 0xa7c0 <k_pack_cols_pairs+0x770>
+	LONG $0x01168d0f; WORD $0x0000 // jge 0xb150 <k_pack_cols_pairs+0x770>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x08788b48 // movq 0x8(%rax), %rdi
 	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
@@ -9161,7 +9658,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r11
 	LONG $0x24548b48; BYTE $0x50 // movq 0x50(%rsp), %rdx
 	LONG $0x24148948 // movq %rdx, (%rsp)
-	WORD $0x2eeb // jmp 0xa702 <k_pack_cols_pairs+0x6b2>
+	WORD $0x2eeb // jmp 0xb092 <k_pack_cols_pairs+0x6b2>
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x24548b48; BYTE $0x68 // movq 0x68(%rsp), %rdx
 	LONG $0x24140148 // addq %rdx, (%rsp)
@@ -9170,13 +9667,13 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x30c78348 // addq $0x30, %rdi
 	WORD $0x3948; BYTE $0xd8 // cmpq %rbx, %rax
-	LONG $0x00be8f0f; WORD $0x0000 // jg 0xa7c0 <k_pack_cols_pairs+0x770>
+	LONG $0x00be8f0f; WORD $0x0000 // jg 0xb150 <k_pack_cols_pairs+0x770>
 	WORD $0x8949; BYTE $0xc7 // movq %rax, %r15
 	LONG $0x247c8948; BYTE $0x18 // movq %rdi, 0x18(%rsp)
 	LONG $0x24748b4c; BYTE $0x70 // movq 0x70(%rsp), %r14
 	WORD $0x894d; BYTE $0xdd // movq %r11, %r13
 	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x39eb // jmp 0xa752 <k_pack_cols_pairs+0x702>
+	WORD $0x39eb // jmp 0xb0e2 <k_pack_cols_pairs+0x702>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	LONG $0x7f7ec1c4; WORD $0x0045 // vmovdqu %ymm0, (%r13)
 	LONG $0x337da2c4; WORD $0x1744; BYTE $0xf0 // vpmovzxwd -0x10(%rdi,%r10), %ymm0
@@ -9188,14 +9685,14 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02c68349 // addq $0x2, %r14
 	WORD $0x014c; BYTE $0xe7 // addq %r12, %rdi
 	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
-	WORD $0x8e7d // jge 0xa6e0 <k_pack_cols_pairs+0x690>
+	WORD $0x8e7d // jge 0xb070 <k_pack_cols_pairs+0x690>
 	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
 	WORD $0x940f; BYTE $0xc0 // sete %al
 	WORD $0x3949; BYTE $0xce // cmpq %rcx, %r14
 	WORD $0x9d0f; BYTE $0xc2 // setge %dl
 	WORD $0xc208 // orb %al, %dl
 	LONG $0x337da2c4; WORD $0x1744; BYTE $0xe0 // vpmovzxwd -0x20(%rdi,%r10), %ymm0
-	WORD $0xb775 // jne 0xa720 <k_pack_cols_pairs+0x6d0>
+	WORD $0xb775 // jne 0xb0b0 <k_pack_cols_pairs+0x6d0>
 	LONG $0x337da2c4; WORD $0x074c; BYTE $0xe0 // vpmovzxwd -0x20(%rdi,%r8), %ymm1
 	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
@@ -9209,17 +9706,17 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x337da2c4; WORD $0x070c // vpmovzxwd (%rdi,%r8), %ymm1
 	LONG $0xf172f5c5; BYTE $0x10 // vpslld $0x10, %ymm1, %ymm1
 	LONG $0xc0ebf5c5 // vpor %ymm0, %ymm1, %ymm0
-	WORD $0x86eb // jmp 0xa739 <k_pack_cols_pairs+0x6e9>
+	WORD $0x86eb // jmp 0xb0c9 <k_pack_cols_pairs+0x6e9>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x3949; BYTE $0xdf // cmpq %rbx, %r15
 	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
-	LONG $0xfe52840f; WORD $0xffff // je 0xa620 <k_pack_cols_pairs+0x5d0>
+	LONG $0xfe52840f; WORD $0xffff // je 0xafb0 <k_pack_cols_pairs+0x5d0>
 	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	LONG $0xfe498d0f; WORD $0xffff // jge 0xa620 <k_pack_cols_pairs+0x5d0>
+	LONG $0xfe498d0f; WORD $0xffff // jge 0xafb0 <k_pack_cols_pairs+0x5d0>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x28588b4c // movq 0x28(%rax), %r11
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0xfe378e0f; WORD $0xffff // jle 0xa620 <k_pack_cols_pairs+0x5d0>
+	LONG $0xfe378e0f; WORD $0xffff // jle 0xafb0 <k_pack_cols_pairs+0x5d0>
 	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
 	LONG $0x08408b48 // movq 0x8(%rax), %rax
 	LONG $0x78148d4a // leaq (%rax,%r15,2), %rdx
@@ -9240,7 +9737,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x7a2c8d4e // leaq (%rdx,%r15,2), %r13
 	WORD $0x0149; BYTE $0xc5 // addq %rax, %r13
 	LONG $0x245c894c; BYTE $0x30 // movq %r11, 0x30(%rsp)
-	WORD $0x2ceb // jmp 0xa87b <k_pack_cols_pairs+0x82b>
+	WORD $0x2ceb // jmp 0xb20b <k_pack_cols_pairs+0x82b>
 	BYTE $0x90 // nop
 	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
 	WORD $0x0148; BYTE $0xd7 // addq %rdx, %rdi
@@ -9251,7 +9748,7 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	QUAD $0x000000a024ac0348 // addq 0xa0(%rsp), %rbp
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x394d; BYTE $0xce // cmpq %r9, %r14
-	LONG $0xfda58d0f; WORD $0xffff // jge 0xa620 <k_pack_cols_pairs+0x5d0>
+	LONG $0xfda58d0f; WORD $0xffff // jge 0xafb0 <k_pack_cols_pairs+0x5d0>
 	LONG $0x36048d4b // leaq (%r14,%r14), %rax
 	LONG $0xc6af0f48 // imulq %rsi, %rax
 	QUAD $0x0000000175148d4a // leaq 0x1(,%r14,2), %rdx
@@ -9265,27 +9762,27 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c8948; BYTE $0x10 // movq %rdi, 0x10(%rsp)
 	LONG $0x245c894c; BYTE $0x18 // movq %r11, 0x18(%rsp)
 	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
-	LONG $0x00c2840f; WORD $0x0000 // je 0xa980 <k_pack_cols_pairs+0x930>
+	LONG $0x00c2840f; WORD $0x0000 // je 0xb310 <k_pack_cols_pairs+0x930>
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0x0116840f; WORD $0x0000 // je 0xa9e0 <k_pack_cols_pairs+0x990>
+	LONG $0x0116840f; WORD $0x0000 // je 0xb370 <k_pack_cols_pairs+0x990>
 	LONG $0x2474894c; BYTE $0x20 // movq %r14, 0x20(%rsp)
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	QUAD $0x00000000453c8d48 // leaq (,%rax,2), %rdi
 	WORD $0x014c; BYTE $0xef // addq %r13, %rdi
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x1beb // jmp 0xa901 <k_pack_cols_pairs+0x8b1>
+	WORD $0x1beb // jmp 0xb291 <k_pack_cols_pairs+0x8b1>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x00954489 // movl %eax, (%rbp,%rdx,4)
 	LONG $0x02c28348 // addq $0x2, %rdx
 	LONG $0xfcc38349 // addq $-0x4, %r11
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0x4f74 // je 0xa950 <k_pack_cols_pairs+0x900>
+	WORD $0x4f74 // je 0xb2e0 <k_pack_cols_pairs+0x900>
 	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	WORD $0x127d // jge 0xa924 <k_pack_cols_pairs+0x8d4>
+	WORD $0x127d // jge 0xb2b4 <k_pack_cols_pairs+0x8d4>
 	LONG $0x4cb70f41; WORD $0x0055 // movzwl (%r13,%rdx,2), %ecx
 	LONG $0x34b70f44; BYTE $0x57 // movzwl (%rdi,%rdx,2), %r14d
 	LONG $0x10e6c141 // shll $0x10, %r14d
@@ -9294,12 +9791,12 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	WORD $0xbb7d // jge 0xa8f0 <k_pack_cols_pairs+0x8a0>
+	WORD $0xbb7d // jge 0xb280 <k_pack_cols_pairs+0x8a0>
 	LONG $0x4cb70f41; WORD $0x0255 // movzwl 0x2(%r13,%rdx,2), %ecx
 	LONG $0x5744b70f; BYTE $0x02 // movzwl 0x2(%rdi,%rdx,2), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	WORD $0xc809 // orl %ecx, %eax
-	WORD $0xa9eb // jmp 0xa8f0 <k_pack_cols_pairs+0x8a0>
+	WORD $0xa9eb // jmp 0xb280 <k_pack_cols_pairs+0x8a0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
@@ -9308,49 +9805,49 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xfef2840f; WORD $0xffff // je 0xa864 <k_pack_cols_pairs+0x814>
-	LONG $0x00007de9; BYTE $0x00 // jmp 0xa9f4 <k_pack_cols_pairs+0x9a4>
+	LONG $0xfef2840f; WORD $0xffff // je 0xb1f4 <k_pack_cols_pairs+0x814>
+	LONG $0x00007de9; BYTE $0x00 // jmp 0xb384 <k_pack_cols_pairs+0x9a4>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	LONG $0x247c8348; WORD $0x0048 // cmpq $0x0, 0x48(%rsp)
-	LONG $0x00b3840f; WORD $0x0000 // je 0xaa3f <k_pack_cols_pairs+0x9ef>
+	LONG $0x00b3840f; WORD $0x0000 // je 0xb3cf <k_pack_cols_pairs+0x9ef>
 	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x1eeb // jmp 0xa9b1 <k_pack_cols_pairs+0x961>
+	WORD $0x1eeb // jmp 0xb341 <k_pack_cols_pairs+0x961>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x00954489 // movl %eax, (%rbp,%rdx,4)
 	LONG $0x02c28348 // addq $0x2, %rdx
 	LONG $0xfcc38349 // addq $-0x4, %r11
 	WORD $0x3949; BYTE $0xd0 // cmpq %rdx, %r8
-	WORD $0x6f74 // je 0xaa20 <k_pack_cols_pairs+0x9d0>
+	WORD $0x6f74 // je 0xb3b0 <k_pack_cols_pairs+0x9d0>
 	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
 	WORD $0xc031 // xorl %eax, %eax
 	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	WORD $0x067d // jge 0xa9c7 <k_pack_cols_pairs+0x977>
+	WORD $0x067d // jge 0xb357 <k_pack_cols_pairs+0x977>
 	LONG $0x7cb70f41; WORD $0x0055 // movzwl (%r13,%rdx,2), %edi
 	LONG $0xfc957c89 // movl %edi, -0x4(%rbp,%rdx,4)
 	LONG $0x170c8d49 // leaq (%r15,%rdx), %rcx
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	WORD $0xc97d // jge 0xa9a0 <k_pack_cols_pairs+0x950>
+	WORD $0xc97d // jge 0xb330 <k_pack_cols_pairs+0x950>
 	LONG $0x44b70f41; WORD $0x0255 // movzwl 0x2(%r13,%rdx,2), %eax
-	WORD $0xc1eb // jmp 0xa9a0 <k_pack_cols_pairs+0x950>
+	WORD $0xc1eb // jmp 0xb330 <k_pack_cols_pairs+0x950>
 	BYTE $0x90 // nop
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xfe70840f; WORD $0xffff // je 0xa864 <k_pack_cols_pairs+0x814>
+	LONG $0xfe70840f; WORD $0xffff // je 0xb1f4 <k_pack_cols_pairs+0x814>
 	LONG $0x3a0c8d4a // leaq (%rdx,%r15), %rcx
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfe4d8d0f; WORD $0xffff // jge 0xa850 <k_pack_cols_pairs+0x800>
+	LONG $0xfe4d8d0f; WORD $0xffff // jge 0xb1e0 <k_pack_cols_pairs+0x800>
 	WORD $0xb70f; BYTE $0x0f // movzwl (%rdi), %ecx
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
 	LONG $0x4704b70f // movzwl (%rdi,%rax,2), %eax
 	WORD $0xe0c1; BYTE $0x10 // shll $0x10, %eax
 	WORD $0xc809 // orl %ecx, %eax
-	LONG $0xfffe37e9; BYTE $0xff // jmp 0xa850 <k_pack_cols_pairs+0x800>
+	LONG $0xfffe37e9; BYTE $0xff // jmp 0xb1e0 <k_pack_cols_pairs+0x800>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
 	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
 	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
@@ -9358,19 +9855,19 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xfe27840f; WORD $0xffff // je 0xa864 <k_pack_cols_pairs+0x814>
-	WORD $0x14eb // jmp 0xaa53 <k_pack_cols_pairs+0xa03>
+	LONG $0xfe27840f; WORD $0xffff // je 0xb1f4 <k_pack_cols_pairs+0x814>
+	WORD $0x14eb // jmp 0xb3e3 <k_pack_cols_pairs+0xa03>
 	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
 	WORD $0xd231 // xorl %edx, %edx
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
 	LONG $0x01c3f641 // testb $0x1, %r11b
-	LONG $0xfe11840f; WORD $0xffff // je 0xa864 <k_pack_cols_pairs+0x814>
+	LONG $0xfe11840f; WORD $0xffff // je 0xb1f4 <k_pack_cols_pairs+0x814>
 	LONG $0x3a0c8d4a // leaq (%rdx,%r15), %rcx
 	WORD $0xc031 // xorl %eax, %eax
 	WORD $0x3948; BYTE $0xd9 // cmpq %rbx, %rcx
-	LONG $0xfdee8d0f; WORD $0xffff // jge 0xa850 <k_pack_cols_pairs+0x800>
+	LONG $0xfdee8d0f; WORD $0xffff // jge 0xb1e0 <k_pack_cols_pairs+0x800>
 	WORD $0xb70f; BYTE $0x07 // movzwl (%rdi), %eax
-	LONG $0xfffde6e9; BYTE $0xff // jmp 0xa850 <k_pack_cols_pairs+0x800>
+	LONG $0xfffde6e9; BYTE $0xff // jmp 0xb1e0 <k_pack_cols_pairs+0x800>
 	LONG $0xb8c48148; WORD $0x0000; BYTE $0x00 // addq $0xb8, %rsp
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
@@ -9380,6 +9877,54 @@ TEXT ·gemmAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	QUAD $0x00000000000000cc; BYTE $0x00 // int3
 	WORD $0x0001 // addl %eax, (%rax)
 	WORD $0x0000 // addb %al, (%rax)

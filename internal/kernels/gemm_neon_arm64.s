@@ -14,7 +14,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// panel_shape
-	WORD $0x1004e408 // adr x8, 0x9c80 <k_pack_cols_pairs+0x5c8>
+	WORD $0x1004e008 // adr x8, 0x9c00 <k_pack_cols_pairs+0x5b8>
 	WORD $0x3dc00100 // ldr q0, [x8]
 	WORD $0x52800088 // mov w8, #0x4 // =4
 	WORD $0xf9000808 // str x8, [x0, #0x10]
@@ -22,1526 +22,738 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd65f03c0 // ret
 
 	// mul_panels
-	WORD $0xf940140b // ldr x11, [x0, #0x28]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540223cb // b.lt 0x4498 <k_mul_panels+0x4480>
-	WORD $0xd10383ff // sub sp, sp, #0xe0
-	WORD $0xa941280c // ldp x12, x10, [x0, #0x10]
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xf9400408 // ldr x8, [x0, #0x8]
-	WORD $0xaa0b03f0 // mov x16, x11
-	WORD $0x6d0533ed // stp d13, d12, [sp, #0x50]
-	WORD $0x6d062beb // stp d11, d10, [sp, #0x60]
-	WORD $0xf90007ec // str x12, [sp, #0x8]
-	WORD $0xa943300d // ldp x13, x12, [x0, #0x30]
-	WORD $0x6d0723e9 // stp d9, d8, [sp, #0x70]
-	WORD $0xf90043fd // str x29, [sp, #0x80]
-	WORD $0xa9096ffe // stp x30, x27, [sp, #0x90]
-	WORD $0xa90a67fa // stp x26, x25, [sp, #0xa0]
-	WORD $0xa90b5ff8 // stp x24, x23, [sp, #0xb0]
-	WORD $0xa90c57f6 // stp x22, x21, [sp, #0xc0]
-	WORD $0xa90d4ff4 // stp x20, x19, [sp, #0xd0]
-	WORD $0xa903afec // stp x12, x11, [sp, #0x38]
-	WORD $0x14000009 // b 0x8c <k_mul_panels+0x74>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0xd1002210 // sub x16, x16, #0x8
-	WORD $0x9b117d6b // mul x11, x11, x17
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0xf94023eb // ldr x11, [sp, #0x40]
-	WORD $0xeb0b013f // cmp x9, x11
-	WORD $0x54021f4a // b.ge 0x4470 <k_mul_panels+0x4458>
-	WORD $0xcb090161 // sub x1, x11, x9
-	WORD $0x5280010c // mov w12, #0x8 // =8
-	WORD $0x91000c2b // add x11, x1, #0x3
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x927ef56b // and x11, x11, #0xfffffffffffffffc
-	WORD $0x9a9f156b // csinc x11, x11, xzr, ne
-	WORD $0xf100203f // cmp x1, #0x8
-	WORD $0x9a8cb171 // csel x17, x11, x12, lt
-	WORD $0xf100243f // cmp x1, #0x9
-	WORD $0x5400014b // b.lt 0xd8 <k_mul_panels+0xc0>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xd37be96b // lsl x11, x11, #5
-	WORD $0xb100fd6c // adds x12, x11, #0x3f
-	WORD $0x9101f96b // add x11, x11, #0x7e
-	WORD $0x9a8cb16b // csel x11, x11, x12, lt
-	WORD $0x9346fd62 // asr x2, x11, #6
+	WORD $0xd10543ff // sub sp, sp, #0x150
+	WORD $0xa9106ffe // stp x30, x27, [sp, #0x100]
+	WORD $0xf940201e // ldr x30, [x0, #0x40]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
+	WORD $0x91000fc8 // add x8, x30, #0x3
+	WORD $0xf10003df // cmp x30, #0x0
+	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
+	WORD $0x9a9eb108 // csel x8, x8, x30, lt
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540000aa // b.ge 0xe4 <k_mul_panels+0xcc>
-	WORD $0x17ffffe6 // b 0x6c <k_mul_panels+0x54>
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54fffc6b // b.lt 0x6c <k_mul_panels+0x54>
-	WORD $0xf9401005 // ldr x5, [x0, #0x20]
-	WORD $0xf9401c16 // ldr x22, [x0, #0x38]
-	WORD $0xd37ef627 // lsl x7, x17, #2
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xd37cee33 // lsl x19, x17, #4
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0x9b097cab // mul x11, x5, x9
-	WORD $0x91000ece // add x14, x22, #0x3
-	WORD $0xf10002df // cmp x22, #0x0
-	WORD $0x8b0504af // add x15, x5, x5, lsl #1
-	WORD $0x9a96b1ce // csel x14, x14, x22, lt
-	WORD $0xd37ef4b5 // lsl x21, x5, #2
-	WORD $0x9342fdd7 // asr x23, x14, #2
-	WORD $0xd37df0a6 // lsl x6, x5, #3
-	WORD $0xd37ef6d4 // lsl x20, x22, #2
-	WORD $0xd37ef5ee // lsl x14, x15, #2
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xf90047e6 // str x6, [sp, #0x88]
-	WORD $0xd37be8a6 // lsl x6, x5, #5
-	WORD $0x8b0b0999 // add x25, x12, x11, lsl #2
-	WORD $0xd37cecab // lsl x11, x5, #4
-	WORD $0xf90027ee // str x14, [sp, #0x48]
-	WORD $0x8b0502ae // add x14, x21, x5
-	WORD $0xa902aff5 // stp x21, x11, [sp, #0x28]
-	WORD $0xd37ef5cb // lsl x11, x14, #2
-	WORD $0xf90013eb // str x11, [sp, #0x20]
-	WORD $0xd37df1eb // lsl x11, x15, #3
-	WORD $0xf9000feb // str x11, [sp, #0x18]
-	WORD $0xcb1500cb // sub x11, x6, x21
-	WORD $0xf94007f5 // ldr x21, [sp, #0x8]
-	WORD $0xf9000beb // str x11, [sp, #0x10]
-	WORD $0x1400000c // b 0x190 <k_mul_panels+0x178>
-	WORD $0xad001947 // stp q7, q6, [x10]
-	WORD $0xad011145 // stp q5, q4, [x10, #0x20]
-	WORD $0xad020943 // stp q3, q2, [x10, #0x40]
-	WORD $0xad030141 // stp q1, q0, [x10, #0x60]
-	WORD $0x9b0f7e8b // mul x11, x20, x15
-	WORD $0x91003063 // add x3, x3, #0xc
-	WORD $0x8b0402e4 // add x4, x23, x4
-	WORD $0xeb0d007f // cmp x3, x13
-	WORD $0x9b0f2a6a // madd x10, x19, x15, x10
-	WORD $0x8b0b0ab5 // add x21, x21, x11, lsl #2
-	WORD $0x54fff70a // b.ge 0x6c <k_mul_panels+0x54>
-	WORD $0xeb02009f // cmp x4, x2
-	WORD $0x54002c6a // b.ge 0x720 <k_mul_panels+0x708>
+	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
+	WORD $0xf9007bfd // str x29, [sp, #0xf0]
+	WORD $0xa91167fa // stp x26, x25, [sp, #0x110]
+	WORD $0xa9125ff8 // stp x24, x23, [sp, #0x120]
+	WORD $0xa91357f6 // stp x22, x21, [sp, #0x130]
+	WORD $0xa9144ff4 // stp x20, x19, [sp, #0x140]
+	WORD $0x54021f0b // b.lt 0x4438 <k_mul_panels+0x4420>
 	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x5280081b // mov w27, #0x40 // =64
-	WORD $0x9b117d6b // mul x11, x11, x17
-	WORD $0x8b04116c // add x12, x11, x4, lsl #4
-	WORD $0xcb0301be // sub x30, x13, x3
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0x54002c2c // b.gt 0x734 <k_mul_panels+0x71c>
-	WORD $0xb1000fcb // adds x11, x30, #0x3
-	WORD $0x91001bce // add x14, x30, #0x6
-	WORD $0x9a8bb1cb // csel x11, x14, x11, lt
-	WORD $0x9342fd6f // asr x15, x11, #2
-	WORD $0x8b0701eb // add x11, x15, x7
-	WORD $0x8b0c091a // add x26, x8, x12, lsl #2
-	WORD $0x8b030b3d // add x29, x25, x3, lsl #2
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x54002bcd // b.le 0x74c <k_mul_panels+0x734>
-	WORD $0xf100817f // cmp x11, #0x20
-	WORD $0x54003a6d // b.le 0x928 <k_mul_panels+0x910>
-	WORD $0xf100857f // cmp x11, #0x21
-	WORD $0x540053e0 // b.eq 0xc60 <k_mul_panels+0xc48>
-	WORD $0xf100897f // cmp x11, #0x22
-	WORD $0x54007ae0 // b.eq 0x1148 <k_mul_panels+0x1130>
-	WORD $0xf1008d7f // cmp x11, #0x23
-	WORD $0x54fffc01 // b.ne 0x174 <k_mul_panels+0x15c>
-	WORD $0xf940200e // ldr x14, [x0, #0x40]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54000080 // b.eq 0x210 <k_mul_panels+0x1f8>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0xb201f3ea // mov x10, #-0x5555555555555556 // =-6148914691236517206
+	WORD $0x9342fd1b // asr x27, x8, #2
+	WORD $0xd241054a // eor x10, x10, #0x8000000000000001
+	WORD $0xd37bebcc // lsl x12, x30, #5
+	WORD $0xd37ef7da // lsl x26, x30, #2
+	WORD $0x91002d69 // add x9, x11, #0xb
+	WORD $0xaa1f03ee // mov x14, xzr
+	WORD $0xd10033c2 // sub x2, x30, #0xc
+	WORD $0x9b4a7d29 // smulh x9, x9, x10
+	WORD $0xd10073c3 // sub x3, x30, #0x1c
+	WORD $0xaa0d03f4 // mov x20, x13
+	WORD $0xf90037fb // str x27, [sp, #0x68]
+	WORD $0x9341fd2a // asr x10, x9, #1
+	WORD $0x8b49fd48 // add x8, x10, x9, lsr #63
+	WORD $0xf9402c09 // ldr x9, [x0, #0x58]
+	WORD $0x9101f98a // add x10, x12, #0x7e
+	WORD $0x9b1b7d08 // mul x8, x8, x27
+	WORD $0xa90927fa // stp x26, x9, [sp, #0x90]
+	WORD $0xb100fd89 // adds x9, x12, #0x3f
+	WORD $0xf9000fe8 // str x8, [sp, #0x18]
+	WORD $0xa941a00c // ldp x12, x8, [x0, #0x18]
+	WORD $0xf90043e8 // str x8, [sp, #0x80]
+	WORD $0x9a89b148 // csel x8, x10, x9, lt
+	WORD $0x9346fd08 // asr x8, x8, #6
+	WORD $0xa940a40f // ldp x15, x9, [x0, #0x8]
+	WORD $0xa903b7e8 // stp x8, x13, [sp, #0x38]
+	WORD $0xd37ae768 // lsl x8, x27, #6
+	WORD $0xf9000be9 // str x9, [sp, #0x10]
+	WORD $0xf90057e8 // str x8, [sp, #0xa8]
+	WORD $0x1400000b // b 0x100 <k_mul_panels+0xe8>
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
+	WORD $0xf90053e8 // str x8, [sp, #0xa0]
+	WORD $0xa9453bef // ldp x15, x14, [sp, #0x50]
+	WORD $0xd1002294 // sub x20, x20, #0x8
+	WORD $0xf94023ed // ldr x13, [sp, #0x40]
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0x910021ce // add x14, x14, #0x8
+	WORD $0xf9004fe8 // str x8, [sp, #0x98]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x540219ea // b.ge 0x4438 <k_mul_panels+0x4420>
+	WORD $0xcb0e01a9 // sub x9, x13, x14
+	WORD $0xf9401ff0 // ldr x16, [sp, #0x38]
+	WORD $0x91000d28 // add x8, x9, #0x3
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf9003fe9 // str x9, [sp, #0x78]
+	WORD $0x927ef508 // and x8, x8, #0xfffffffffffffffc
+	WORD $0x9a9f1508 // csinc x8, x8, xzr, ne
+	WORD $0xf100213f // cmp x9, #0x8
+	WORD $0x52800109 // mov w9, #0x8 // =8
+	WORD $0x9a89b108 // csel x8, x8, x9, lt
+	WORD $0xaa2e03e9 // mvn x9, x14
+	WORD $0x9a9fc217 // csel x23, x16, xzr, gt
+	WORD $0x9b1e7d0a // mul x10, x8, x30
+	WORD $0xab0901a9 // adds x9, x13, x9
+	WORD $0x91001d2d // add x13, x9, #0x7
+	WORD $0x9a89b1a9 // csel x9, x13, x9, lt
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540006c1 // b.ne 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400068b // b.lt 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
-	WORD $0x540005e0 // b.eq 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000520 // b.eq 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000440 // b.eq 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000360 // b.eq 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0xf9401beb // ldr x11, [sp, #0x30]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000280 // b.eq 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x540001a0 // b.eq 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x540000c0 // b.eq 0x2e4 <k_mul_panels+0x2cc>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54000080 // b.eq 0x2f8 <k_mul_panels+0x2e0>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000321 // b.ne 0x358 <k_mul_panels+0x340>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
-	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
-	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
-	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
-	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
-	WORD $0xf9808140 // prfm pldl1keep, [x10, #0x100]
-	WORD $0xf9808940 // prfm pldl1keep, [x10, #0x110]
-	WORD $0xf9809140 // prfm pldl1keep, [x10, #0x120]
-	WORD $0xf9809940 // prfm pldl1keep, [x10, #0x130]
-	WORD $0xf980a140 // prfm pldl1keep, [x10, #0x140]
-	WORD $0xf980a940 // prfm pldl1keep, [x10, #0x150]
-	WORD $0xf980b140 // prfm pldl1keep, [x10, #0x160]
-	WORD $0xf980b940 // prfm pldl1keep, [x10, #0x170]
-	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
-	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
-	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
-	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0xaa1503ec // mov x12, x21
-	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
-	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x540010ab // b.lt 0x5dc <k_mul_panels+0x5c4>
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0xaa1503ec // mov x12, x21
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa0b03e6 // mov x6, x11
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc00988 // ldr q8, [x12, #0x20]
-	WORD $0xad40258a // ldp q10, q9, [x12]
-	WORD $0xf1001f1f // cmp x24, #0x7
-	WORD $0x4ddfc8cb // ld1r { v11.4s }, [x6], #4
-	WORD $0xbd4000cc // ldr s12, [x6]
-	WORD $0xd1001306 // sub x6, x24, #0x4
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x4f8c115c // fmla v28.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c113b // fmla v27.4s, v9.4s, v12.s[0]
-	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0x4f8c111a // fmla v26.4s, v8.4s, v12.s[0]
-	WORD $0x4e2bcd5f // fmla v31.4s, v10.4s, v11.4s
-	WORD $0x4e2bcd3e // fmla v30.4s, v9.4s, v11.4s
-	WORD $0x4e2bcd1d // fmla v29.4s, v8.4s, v11.4s
-	WORD $0x2d412d6c // ldp s12, s11, [x11, #0x8]
-	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1138 // fmla v24.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1117 // fmla v23.4s, v8.4s, v12.s[0]
-	WORD $0x4f8b1156 // fmla v22.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1135 // fmla v21.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1114 // fmla v20.4s, v8.4s, v11.s[0]
-	WORD $0x2d422d6c // ldp s12, s11, [x11, #0x10]
-	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1132 // fmla v18.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1111 // fmla v17.4s, v8.4s, v12.s[0]
-	WORD $0x4f8b1150 // fmla v16.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1127 // fmla v7.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1106 // fmla v6.4s, v8.4s, v11.s[0]
-	WORD $0x2d432d6c // ldp s12, s11, [x11, #0x18]
-	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1124 // fmla v4.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1103 // fmla v3.4s, v8.4s, v12.s[0]
-	WORD $0x4f8b1142 // fmla v2.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1121 // fmla v1.4s, v9.4s, v11.s[0]
-	WORD $0xad41a58a // ldp q10, q9, [x12, #0x30]
-	WORD $0x2d44356c // ldp s12, s13, [x11, #0x20]
-	WORD $0x4f8b1100 // fmla v0.4s, v8.4s, v11.s[0]
-	WORD $0xad42a18b // ldp q11, q8, [x12, #0x50]
-	WORD $0x4f8c115f // fmla v31.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c113e // fmla v30.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c117d // fmla v29.4s, v11.4s, v12.s[0]
-	WORD $0x4f8d115c // fmla v28.4s, v10.4s, v13.s[0]
-	WORD $0x4f8d113b // fmla v27.4s, v9.4s, v13.s[0]
-	WORD $0x4f8d117a // fmla v26.4s, v11.4s, v13.s[0]
-	WORD $0x2d45356c // ldp s12, s13, [x11, #0x28]
-	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1138 // fmla v24.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1177 // fmla v23.4s, v11.4s, v12.s[0]
-	WORD $0x4f8d1156 // fmla v22.4s, v10.4s, v13.s[0]
-	WORD $0x4f8d1135 // fmla v21.4s, v9.4s, v13.s[0]
-	WORD $0x4f8d1174 // fmla v20.4s, v11.4s, v13.s[0]
-	WORD $0x2d46356c // ldp s12, s13, [x11, #0x30]
-	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1132 // fmla v18.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1171 // fmla v17.4s, v11.4s, v12.s[0]
-	WORD $0x4f8d1150 // fmla v16.4s, v10.4s, v13.s[0]
-	WORD $0x4f8d1127 // fmla v7.4s, v9.4s, v13.s[0]
-	WORD $0x4f8d1166 // fmla v6.4s, v11.4s, v13.s[0]
-	WORD $0x2d47356c // ldp s12, s13, [x11, #0x38]
-	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1124 // fmla v4.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1163 // fmla v3.4s, v11.4s, v12.s[0]
-	WORD $0x4f8d1142 // fmla v2.4s, v10.4s, v13.s[0]
-	WORD $0x4f8d1121 // fmla v1.4s, v9.4s, v13.s[0]
-	WORD $0xad43a58a // ldp q10, q9, [x12, #0x70]
-	WORD $0x4f8d1160 // fmla v0.4s, v11.4s, v13.s[0]
-	WORD $0x2d482d6c // ldp s12, s11, [x11, #0x40]
-	WORD $0x4f8c111f // fmla v31.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c115e // fmla v30.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c113d // fmla v29.4s, v9.4s, v12.s[0]
-	WORD $0x4f8b111c // fmla v28.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b115b // fmla v27.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b113a // fmla v26.4s, v9.4s, v11.s[0]
-	WORD $0x2d492d6c // ldp s12, s11, [x11, #0x48]
-	WORD $0x4f8c1119 // fmla v25.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1158 // fmla v24.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1137 // fmla v23.4s, v9.4s, v12.s[0]
-	WORD $0x4f8b1116 // fmla v22.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1155 // fmla v21.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1134 // fmla v20.4s, v9.4s, v11.s[0]
-	WORD $0x2d4a2d6c // ldp s12, s11, [x11, #0x50]
-	WORD $0x4f8c1113 // fmla v19.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1152 // fmla v18.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1131 // fmla v17.4s, v9.4s, v12.s[0]
-	WORD $0x4f8b1110 // fmla v16.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1147 // fmla v7.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1126 // fmla v6.4s, v9.4s, v11.s[0]
-	WORD $0x2d4b2d6c // ldp s12, s11, [x11, #0x58]
-	WORD $0x4f8c1105 // fmla v5.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1144 // fmla v4.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1123 // fmla v3.4s, v9.4s, v12.s[0]
-	WORD $0x4f8b1102 // fmla v2.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1141 // fmla v1.4s, v10.4s, v11.s[0]
-	WORD $0xad44a18a // ldp q10, q8, [x12, #0x90]
-	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
-	WORD $0x2d4c2d6c // ldp s12, s11, [x11, #0x60]
-	WORD $0x3dc02d89 // ldr q9, [x12, #0xb0]
-	WORD $0x9103018c // add x12, x12, #0xc0
-	WORD $0x4f8c115f // fmla v31.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c111e // fmla v30.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c113d // fmla v29.4s, v9.4s, v12.s[0]
-	WORD $0x4f8b115c // fmla v28.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b111b // fmla v27.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b113a // fmla v26.4s, v9.4s, v11.s[0]
-	WORD $0x2d4d2d6c // ldp s12, s11, [x11, #0x68]
-	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1137 // fmla v23.4s, v9.4s, v12.s[0]
-	WORD $0x4f8b1156 // fmla v22.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1134 // fmla v20.4s, v9.4s, v11.s[0]
-	WORD $0x2d4e2d6c // ldp s12, s11, [x11, #0x70]
-	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1131 // fmla v17.4s, v9.4s, v12.s[0]
-	WORD $0x4f8b1150 // fmla v16.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1126 // fmla v6.4s, v9.4s, v11.s[0]
-	WORD $0x2d4f2d6c // ldp s12, s11, [x11, #0x78]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
-	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1123 // fmla v3.4s, v9.4s, v12.s[0]
-	WORD $0x4f8b1142 // fmla v2.4s, v10.4s, v11.s[0]
-	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
-	WORD $0x54fff008 // b.hi 0x3d8 <k_mul_panels+0x3c0>
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x540004eb // b.lt 0x67c <k_mul_panels+0x664>
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0xaa0b03f8 // mov x24, x11
-	WORD $0xad402189 // ldp q9, q8, [x12]
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x4ddfcb0b // ld1r { v11.4s }, [x24], #4
-	WORD $0xbd40030c // ldr s12, [x24]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x9100c18c // add x12, x12, #0x30
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x4f8c113c // fmla v28.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c111b // fmla v27.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c115a // fmla v26.4s, v10.4s, v12.s[0]
-	WORD $0x4e2bcd3f // fmla v31.4s, v9.4s, v11.4s
-	WORD $0x4e2bcd1e // fmla v30.4s, v8.4s, v11.4s
-	WORD $0x4e2bcd5d // fmla v29.4s, v10.4s, v11.4s
-	WORD $0x2d412d6c // ldp s12, s11, [x11, #0x8]
-	WORD $0x4f8c1139 // fmla v25.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1157 // fmla v23.4s, v10.4s, v12.s[0]
-	WORD $0x4f8b1136 // fmla v22.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1154 // fmla v20.4s, v10.4s, v11.s[0]
-	WORD $0x2d422d6c // ldp s12, s11, [x11, #0x10]
-	WORD $0x4f8c1133 // fmla v19.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1151 // fmla v17.4s, v10.4s, v12.s[0]
-	WORD $0x4f8b1130 // fmla v16.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1146 // fmla v6.4s, v10.4s, v11.s[0]
-	WORD $0x2d432d6c // ldp s12, s11, [x11, #0x18]
-	WORD $0x9100816b // add x11, x11, #0x20
-	WORD $0x4f8c1125 // fmla v5.4s, v9.4s, v12.s[0]
-	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
-	WORD $0x4f8c1143 // fmla v3.4s, v10.4s, v12.s[0]
-	WORD $0x4f8b1122 // fmla v2.4s, v9.4s, v11.s[0]
-	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
-	WORD $0x4f8b1140 // fmla v0.4s, v10.4s, v11.s[0]
-	WORD $0x54fffb88 // b.hi 0x5e8 <k_mul_panels+0x5d0>
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54009960 // b.eq 0x19ac <k_mul_panels+0x1994>
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x540196e1 // b.ne 0x3964 <k_mul_panels+0x394c>
-	WORD $0xad402548 // ldp q8, q9, [x10]
-	WORD $0xad412d4a // ldp q10, q11, [x10, #0x20]
-	WORD $0xad42354c // ldp q12, q13, [x10, #0x40]
-	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
-	WORD $0x4e3ed53e // fadd v30.4s, v9.4s, v30.4s
-	WORD $0x4e3dd55d // fadd v29.4s, v10.4s, v29.4s
-	WORD $0x4e3cd57c // fadd v28.4s, v11.4s, v28.4s
-	WORD $0x4e3bd59b // fadd v27.4s, v12.4s, v27.4s
-	WORD $0x4e3ad5ba // fadd v26.4s, v13.4s, v26.4s
-	WORD $0xad432548 // ldp q8, q9, [x10, #0x60]
-	WORD $0xad442d4a // ldp q10, q11, [x10, #0x80]
-	WORD $0xad45354c // ldp q12, q13, [x10, #0xa0]
-	WORD $0x4e39d519 // fadd v25.4s, v8.4s, v25.4s
-	WORD $0x4e38d538 // fadd v24.4s, v9.4s, v24.4s
-	WORD $0x4e37d557 // fadd v23.4s, v10.4s, v23.4s
-	WORD $0x4e36d576 // fadd v22.4s, v11.4s, v22.4s
-	WORD $0x4e35d595 // fadd v21.4s, v12.4s, v21.4s
-	WORD $0x4e34d5b4 // fadd v20.4s, v13.4s, v20.4s
-	WORD $0xad462548 // ldp q8, q9, [x10, #0xc0]
-	WORD $0xad472d4a // ldp q10, q11, [x10, #0xe0]
-	WORD $0xad48354c // ldp q12, q13, [x10, #0x100]
-	WORD $0x4e33d513 // fadd v19.4s, v8.4s, v19.4s
-	WORD $0x4e32d532 // fadd v18.4s, v9.4s, v18.4s
-	WORD $0x4e31d551 // fadd v17.4s, v10.4s, v17.4s
-	WORD $0x4e30d570 // fadd v16.4s, v11.4s, v16.4s
-	WORD $0x4e27d587 // fadd v7.4s, v12.4s, v7.4s
-	WORD $0x4e26d5a6 // fadd v6.4s, v13.4s, v6.4s
-	WORD $0xad492548 // ldp q8, q9, [x10, #0x120]
-	WORD $0xad4a2d4a // ldp q10, q11, [x10, #0x140]
-	WORD $0xad4b354c // ldp q12, q13, [x10, #0x160]
-	WORD $0x4e25d505 // fadd v5.4s, v8.4s, v5.4s
-	WORD $0x4e24d524 // fadd v4.4s, v9.4s, v4.4s
-	WORD $0x4e23d543 // fadd v3.4s, v10.4s, v3.4s
-	WORD $0x4e22d562 // fadd v2.4s, v11.4s, v2.4s
-	WORD $0x4e21d581 // fadd v1.4s, v12.4s, v1.4s
-	WORD $0x4e20d5a0 // fadd v0.4s, v13.4s, v0.4s
-	WORD $0x14000c92 // b 0x3964 <k_mul_panels+0x394c>
-	WORD $0xaa1f03fb // mov x27, xzr
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xcb0301be // sub x30, x13, x3
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0x54ffd42d // b.le 0x1b4 <k_mul_panels+0x19c>
-	WORD $0x5280006f // mov w15, #0x3 // =3
-	WORD $0x8b0701eb // add x11, x15, x7
-	WORD $0x8b0c091a // add x26, x8, x12, lsl #2
-	WORD $0x8b030b3d // add x29, x25, x3, lsl #2
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x54ffd48c // b.gt 0x1d8 <k_mul_panels+0x1c0>
-	WORD $0xf100197f // cmp x11, #0x6
-	WORD $0x5400016c // b.gt 0x77c <k_mul_panels+0x764>
-	WORD $0xf100157f // cmp x11, #0x5
-	WORD $0x540026c0 // b.eq 0xc30 <k_mul_panels+0xc18>
-	WORD $0xf100197f // cmp x11, #0x6
-	WORD $0x54ffd0a1 // b.ne 0x174 <k_mul_panels+0x15c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54006e01 // b.ne 0x152c <k_mul_panels+0x1514>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54006e6a // b.ge 0x1540 <k_mul_panels+0x1528>
-	WORD $0x14000376 // b 0x1550 <k_mul_panels+0x1538>
-	WORD $0xf1001d7f // cmp x11, #0x7
-	WORD $0x54002640 // b.eq 0xc48 <k_mul_panels+0xc30>
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x54ffcf61 // b.ne 0x174 <k_mul_panels+0x15c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x7a4 <k_mul_panels+0x78c>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54000241 // b.ne 0x7e8 <k_mul_panels+0x7d0>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400020b // b.lt 0x7e8 <k_mul_panels+0x7d0>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0x540001a0 // b.eq 0x7e8 <k_mul_panels+0x7d0>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000120 // b.eq 0x7e8 <k_mul_panels+0x7d0>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000080 // b.eq 0x7e8 <k_mul_panels+0x7d0>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x7fc <k_mul_panels+0x7e4>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x540000a1 // b.ne 0x80c <k_mul_panels+0x7f4>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0x8b0a09fd // add x29, x15, x10, lsl #2
+	WORD $0xa9053bfd // stp x29, x14, [sp, #0x50]
+	WORD $0x54fffc6b // b.lt 0xd8 <k_mul_panels+0xc0>
+	WORD $0xf9400fed // ldr x13, [sp, #0x18]
+	WORD $0x9343fd29 // asr x9, x9, #3
+	WORD $0xd37ef511 // lsl x17, x8, #2
+	WORD $0xd37ced08 // lsl x8, x8, #4
+	WORD $0xf9401410 // ldr x16, [x0, #0x28]
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0xcb1701ad // sub x13, x13, x23
+	WORD $0xf9007ff1 // str x17, [sp, #0xf8]
+	WORD $0xf9005fe8 // str x8, [sp, #0xb8]
+	WORD $0x9b097da8 // mul x8, x13, x9
+	WORD $0xd37df209 // lsl x9, x16, #3
+	WORD $0xd37ef601 // lsl x1, x16, #2
+	WORD $0xf9003bf0 // str x16, [sp, #0x70]
+	WORD $0x9b0e7e0a // mul x10, x16, x14
+	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0xf90033e9 // str x9, [sp, #0x60]
+	WORD $0xd37cee09 // lsl x9, x16, #4
+	WORD $0xf9005be1 // str x1, [sp, #0xb0]
+	WORD $0xf90047e8 // str x8, [sp, #0x88]
+	WORD $0x8b100608 // add x8, x16, x16, lsl #1
+	WORD $0xf9001be9 // str x9, [sp, #0x30]
+	WORD $0xd37bea09 // lsl x9, x16, #5
+	WORD $0xd37ef50d // lsl x13, x8, #2
+	WORD $0x8b0a09d1 // add x17, x14, x10, lsl #2
+	WORD $0xd37df108 // lsl x8, x8, #3
+	WORD $0xf90027ed // str x13, [sp, #0x48]
+	WORD $0x8b10002d // add x13, x1, x16
+	WORD $0xd37ef5aa // lsl x10, x13, #2
+	WORD $0xa9022be8 // stp x8, x10, [sp, #0x20]
+	WORD $0xcb010128 // sub x8, x9, x1
+	WORD $0xf9400bea // ldr x10, [sp, #0x10]
+	WORD $0xf90007e8 // str x8, [sp, #0x8]
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
+	WORD $0xf90053e8 // str x8, [sp, #0xa0]
+	WORD $0x1400000c // b 0x208 <k_mul_panels+0x1f0>
+	WORD $0xad001987 // stp q7, q6, [x12]
+	WORD $0xad011185 // stp q5, q4, [x12, #0x20]
+	WORD $0xad020983 // stp q3, q2, [x12, #0x40]
+	WORD $0xad030181 // stp q1, q0, [x12, #0x60]
+	WORD $0x9b077f48 // mul x8, x26, x7
+	WORD $0xf9405fe9 // ldr x9, [sp, #0xb8]
+	WORD $0x91003318 // add x24, x24, #0xc
+	WORD $0xeb0b031f // cmp x24, x11
+	WORD $0x9b07312c // madd x12, x9, x7, x12
+	WORD $0x8b08094a // add x10, x10, x8, lsl #2
+	WORD $0x54fff6ea // b.ge 0xe0 <k_mul_panels+0xc8>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0xaa1d03f6 // mov x22, x29
+	WORD $0x5400032b // b.lt 0x274 <k_mul_panels+0x25c>
+	WORD $0xf94057e8 // ldr x8, [sp, #0xa8]
+	WORD $0xcb1b02f7 // sub x23, x23, x27
+	WORD $0x52800815 // mov w21, #0x40 // =64
+	WORD $0x8b0802dd // add x29, x22, x8
+	WORD $0xcb180165 // sub x5, x11, x24
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x540006cd // b.le 0x304 <k_mul_panels+0x2ec>
+	WORD $0x52800067 // mov w7, #0x3 // =3
+	WORD $0xf9407fe8 // ldr x8, [sp, #0xf8]
+	WORD $0x8b180a29 // add x9, x17, x24, lsl #2
+	WORD $0x8b0800e8 // add x8, x7, x8
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x5400072c // b.gt 0x328 <k_mul_panels+0x310>
+	WORD $0xf100191f // cmp x8, #0x6
+	WORD $0x5400040c // b.gt 0x2cc <k_mul_panels+0x2b4>
+	WORD $0xf100151f // cmp x8, #0x5
+	WORD $0x54000960 // b.eq 0x380 <k_mul_panels+0x368>
+	WORD $0xf100191f // cmp x8, #0x6
+	WORD $0x54fffc81 // b.ne 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54000be1 // b.ne 0x3e4 <k_mul_panels+0x3cc>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x14000068 // b 0x410 <k_mul_panels+0x3f8>
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
+	WORD $0xf94047e9 // ldr x9, [sp, #0x88]
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x5400036b // b.lt 0x2f0 <k_mul_panels+0x2d8>
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400030b // b.lt 0x2f0 <k_mul_panels+0x2d8>
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0xf94043e8 // ldr x8, [sp, #0x80]
+	WORD $0xf94057e9 // ldr x9, [sp, #0xa8]
+	WORD $0xaa1603fd // mov x29, x22
+	WORD $0xcb1b01ad // sub x13, x13, x27
+	WORD $0x52800815 // mov w21, #0x40 // =64
+	WORD $0xaa0803f6 // mov x22, x8
+	WORD $0x8b090108 // add x8, x8, x9
+	WORD $0xf90053ed // str x13, [sp, #0xa0]
+	WORD $0xf90043e8 // str x8, [sp, #0x80]
+	WORD $0xcb180165 // sub x5, x11, x24
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x54fffb6c // b.gt 0x230 <k_mul_panels+0x218>
+	WORD $0x1400000f // b 0x304 <k_mul_panels+0x2ec>
+	WORD $0xf1001d1f // cmp x8, #0x7
+	WORD $0x54000620 // b.eq 0x394 <k_mul_panels+0x37c>
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x54fff8a1 // b.ne 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540012c1 // b.ne 0x53c <k_mul_panels+0x524>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x1400009f // b 0x568 <k_mul_panels+0x550>
+	WORD $0xaa1603fd // mov x29, x22
+	WORD $0xaa0f03f6 // mov x22, x15
+	WORD $0xcb180165 // sub x5, x11, x24
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x54fff98c // b.gt 0x230 <k_mul_panels+0x218>
+	WORD $0xb1000ca8 // adds x8, x5, #0x3
+	WORD $0x910018a9 // add x9, x5, #0x6
+	WORD $0x9a88b128 // csel x8, x9, x8, lt
+	WORD $0x9342fd07 // asr x7, x8, #2
+	WORD $0xf9407fe8 // ldr x8, [sp, #0xf8]
+	WORD $0x8b180a29 // add x9, x17, x24, lsl #2
+	WORD $0x8b0800e8 // add x8, x7, x8
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x54fff92d // b.le 0x248 <k_mul_panels+0x230>
+	WORD $0xf100811f // cmp x8, #0x20
+	WORD $0x5400018d // b.le 0x35c <k_mul_panels+0x344>
+	WORD $0xf100851f // cmp x8, #0x21
+	WORD $0x540003a0 // b.eq 0x3a8 <k_mul_panels+0x390>
+	WORD $0xf100891f // cmp x8, #0x22
+	WORD $0x540004a0 // b.eq 0x3d0 <k_mul_panels+0x3b8>
+	WORD $0xf1008d1f // cmp x8, #0x23
+	WORD $0x54fff541 // b.ne 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xa944a019 // ldp x25, x8, [x0, #0x48]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x540068c1 // b.ne 0x1068 <k_mul_panels+0x1050>
+	WORD $0x9280000d // mov x13, #-0x1 // =-1
+	WORD $0x1400034f // b 0x1094 <k_mul_panels+0x107c>
+	WORD $0xf100491f // cmp x8, #0x12
+	WORD $0x540002e0 // b.eq 0x3bc <k_mul_panels+0x3a4>
+	WORD $0xf1004d1f // cmp x8, #0x13
+	WORD $0x54fff421 // b.ne 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54001a61 // b.ne 0x6c0 <k_mul_panels+0x6a8>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x140000dc // b 0x6ec <k_mul_panels+0x6d4>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54002f41 // b.ne 0x970 <k_mul_panels+0x958>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x14000189 // b 0x9b4 <k_mul_panels+0x99c>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540037c1 // b.ne 0xa94 <k_mul_panels+0xa7c>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x140001c7 // b 0xac0 <k_mul_panels+0xaa8>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540043c1 // b.ne 0xc28 <k_mul_panels+0xc10>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x14000227 // b 0xc54 <k_mul_panels+0xc3c>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54005441 // b.ne 0xe4c <k_mul_panels+0xe34>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x140002ab // b 0xe78 <k_mul_panels+0xe60>
+	WORD $0xa944b80d // ldp x13, x14, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54008681 // b.ne 0x14a8 <k_mul_panels+0x1490>
+	WORD $0x92800010 // mov x16, #-0x1 // =-1
+	WORD $0x1400043d // b 0x14d4 <k_mul_panels+0x14bc>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x410 <k_mul_panels+0x3f8>
+	WORD $0xf9405bee // ldr x14, [sp, #0xb0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x52800413 // mov w19, #0x20 // =32
+	WORD $0x9a960121 // csel x1, x9, x22, eq
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0x9a9f01c6 // csel x6, x14, xzr, eq
+	WORD $0x14000009 // b 0x430 <k_mul_panels+0x418>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902c1 // csel x1, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1a9f17f0 // cset w16, eq
+	WORD $0x9a960199 // csel x25, x12, x22, eq
+	WORD $0xd37b7e13 // ubfiz x19, x16, #5, #32
+	WORD $0xf9405bf0 // ldr x16, [sp, #0xb0]
+	WORD $0x8a1001c6 // and x6, x14, x16
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x540004cb // b.lt 0x8c4 <k_mul_panels+0x8ac>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0xad4045c4 // ldp q4, q17, [x14]
-	WORD $0x2d401985 // ldp s5, s6, [x12]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x2d414187 // ldp s7, s16, [x12, #0x8]
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x2d421584 // ldp s4, s5, [x12, #0x10]
-	WORD $0x2d431d86 // ldp s6, s7, [x12, #0x18]
-	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
-	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
-	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
-	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0xad4145c4 // ldp q4, q17, [x14, #0x20]
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x2d441985 // ldp s5, s6, [x12, #0x20]
-	WORD $0x2d454187 // ldp s7, s16, [x12, #0x28]
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x2d461584 // ldp s4, s5, [x12, #0x30]
-	WORD $0x2d471d86 // ldp s6, s7, [x12, #0x38]
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
-	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
-	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
-	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
-	WORD $0x54fffbe8 // b.hi 0x83c <k_mul_panels+0x824>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x540001ab // b.lt 0x8fc <k_mul_panels+0x8e4>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0x2d401985 // ldp s5, s6, [x12]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x2d414187 // ldp s7, s16, [x12, #0x8]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x3cc105c4 // ldr q4, [x14], #0x10
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
-	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
-	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
-	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
-	WORD $0x54fffec8 // b.hi 0x8d0 <k_mul_panels+0x8b8>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54007b80 // b.eq 0x1870 <k_mul_panels+0x1858>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x5400d321 // b.ne 0x236c <k_mul_panels+0x2354>
-	WORD $0xad401544 // ldp q4, q5, [x10]
-	WORD $0xad411d46 // ldp q6, q7, [x10, #0x20]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
-	WORD $0x4e21d4c1 // fadd v1.4s, v6.4s, v1.4s
-	WORD $0x4e20d4e0 // fadd v0.4s, v7.4s, v0.4s
-	WORD $0x14000692 // b 0x236c <k_mul_panels+0x2354>
-	WORD $0xf100497f // cmp x11, #0x12
-	WORD $0x54002e80 // b.eq 0xefc <k_mul_panels+0xee4>
-	WORD $0xf1004d7f // cmp x11, #0x13
-	WORD $0x54ffc201 // b.ne 0x174 <k_mul_panels+0x15c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x950 <k_mul_panels+0x938>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54000341 // b.ne 0x9b4 <k_mul_panels+0x99c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400030b // b.lt 0x9b4 <k_mul_panels+0x99c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
-	WORD $0x54000260 // b.eq 0x9b4 <k_mul_panels+0x99c>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
-	WORD $0x540001a0 // b.eq 0x9b4 <k_mul_panels+0x99c>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
-	WORD $0x540000c0 // b.eq 0x9b4 <k_mul_panels+0x99c>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x9c8 <k_mul_panels+0x9b0>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x540001a1 // b.ne 0x9f8 <k_mul_panels+0x9e0>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x540009ab // b.lt 0xb6c <k_mul_panels+0xb54>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
-	WORD $0xad4055d4 // ldp q20, q21, [x14]
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x4ddfcb17 // ld1r { v23.4s }, [x24], #4
-	WORD $0xbd400318 // ldr s24, [x24]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
-	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
-	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
-	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
-	WORD $0x2d415d98 // ldp s24, s23, [x12, #0x8]
-	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
-	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
-	WORD $0xad41d5d4 // ldp q20, q21, [x14, #0x30]
-	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
-	WORD $0x2d425998 // ldp s24, s22, [x12, #0x10]
-	WORD $0xad42e5d7 // ldp q23, q25, [x14, #0x50]
-	WORD $0x4f981293 // fmla v19.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812b2 // fmla v18.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812f1 // fmla v17.4s, v23.4s, v24.s[0]
-	WORD $0x4f961290 // fmla v16.4s, v20.4s, v22.s[0]
-	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
-	WORD $0x4f9612e6 // fmla v6.4s, v23.4s, v22.s[0]
-	WORD $0x2d435998 // ldp s24, s22, [x12, #0x18]
-	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812e3 // fmla v3.4s, v23.4s, v24.s[0]
-	WORD $0x4f961282 // fmla v2.4s, v20.4s, v22.s[0]
-	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
-	WORD $0xad43e1d5 // ldp q21, q24, [x14, #0x70]
-	WORD $0x4f9612e0 // fmla v0.4s, v23.4s, v22.s[0]
-	WORD $0x2d445994 // ldp s20, s22, [x12, #0x20]
-	WORD $0x4f941333 // fmla v19.4s, v25.4s, v20.s[0]
-	WORD $0x4f9412b2 // fmla v18.4s, v21.4s, v20.s[0]
-	WORD $0x4f941311 // fmla v17.4s, v24.4s, v20.s[0]
-	WORD $0x4f961330 // fmla v16.4s, v25.4s, v22.s[0]
-	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
-	WORD $0x4f961306 // fmla v6.4s, v24.4s, v22.s[0]
-	WORD $0x2d455994 // ldp s20, s22, [x12, #0x28]
-	WORD $0x4f941325 // fmla v5.4s, v25.4s, v20.s[0]
-	WORD $0x4f9412a4 // fmla v4.4s, v21.4s, v20.s[0]
-	WORD $0x4f941303 // fmla v3.4s, v24.4s, v20.s[0]
-	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
-	WORD $0xad44d5d4 // ldp q20, q21, [x14, #0x90]
-	WORD $0x4f961300 // fmla v0.4s, v24.4s, v22.s[0]
-	WORD $0x2d466197 // ldp s23, s24, [x12, #0x30]
-	WORD $0x4f961322 // fmla v2.4s, v25.4s, v22.s[0]
-	WORD $0x3dc02dd6 // ldr q22, [x14, #0xb0]
-	WORD $0x910301ce // add x14, x14, #0xc0
-	WORD $0x4f971293 // fmla v19.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712b2 // fmla v18.4s, v21.4s, v23.s[0]
-	WORD $0x4f9712d1 // fmla v17.4s, v22.4s, v23.s[0]
-	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
-	WORD $0x2d476197 // ldp s23, s24, [x12, #0x38]
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x4f971285 // fmla v5.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712a4 // fmla v4.4s, v21.4s, v23.s[0]
-	WORD $0x4f9712c3 // fmla v3.4s, v22.4s, v23.s[0]
-	WORD $0x4f981282 // fmla v2.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a1 // fmla v1.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c0 // fmla v0.4s, v22.4s, v24.s[0]
-	WORD $0x54fff708 // b.hi 0xa48 <k_mul_panels+0xa30>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400032b // b.lt 0xbd4 <k_mul_panels+0xbbc>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xad4055d4 // ldp q20, q21, [x14]
-	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
-	WORD $0x4ddfcb17 // ld1r { v23.4s }, [x24], #4
-	WORD $0xbd400318 // ldr s24, [x24]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x9100c1ce // add x14, x14, #0x30
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
-	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
-	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
-	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
-	WORD $0x2d415d98 // ldp s24, s23, [x12, #0x8]
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
-	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
-	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
-	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
-	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
-	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
-	WORD $0x54fffd48 // b.hi 0xb78 <k_mul_panels+0xb60>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54006720 // b.eq 0x18bc <k_mul_panels+0x18a4>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54010541 // b.ne 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0xad405554 // ldp q20, q21, [x10]
-	WORD $0xad415d56 // ldp q22, q23, [x10, #0x20]
-	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
-	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0x4e32d6b2 // fadd v18.4s, v21.4s, v18.4s
-	WORD $0x4e31d6d1 // fadd v17.4s, v22.4s, v17.4s
-	WORD $0x4e30d6f0 // fadd v16.4s, v23.4s, v16.4s
-	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
-	WORD $0x4e26d726 // fadd v6.4s, v25.4s, v6.4s
-	WORD $0xad435554 // ldp q20, q21, [x10, #0x60]
-	WORD $0xad445d56 // ldp q22, q23, [x10, #0x80]
-	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
-	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
-	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
-	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
-	WORD $0x4e22d6e2 // fadd v2.4s, v23.4s, v2.4s
-	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
-	WORD $0x4e20d720 // fadd v0.4s, v25.4s, v0.4s
-	WORD $0x14000817 // b 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54005081 // b.ne 0x1648 <k_mul_panels+0x1630>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540050ea // b.ge 0x165c <k_mul_panels+0x1644>
-	WORD $0x14000289 // b 0x1668 <k_mul_panels+0x1650>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54005641 // b.ne 0x1718 <k_mul_panels+0x1700>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540056aa // b.ge 0x172c <k_mul_panels+0x1714>
-	WORD $0x140002b9 // b 0x1740 <k_mul_panels+0x1728>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0xc78 <k_mul_panels+0xc60>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540004c1 // b.ne 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400048b // b.lt 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0x54000420 // b.eq 0xd0c <k_mul_panels+0xcf4>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x540003a0 // b.eq 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000300 // b.eq 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000260 // b.eq 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xf9401bec // ldr x12, [sp, #0x30]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x540001c0 // b.eq 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000120 // b.eq 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000080 // b.eq 0xd0c <k_mul_panels+0xcf4>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0xd20 <k_mul_panels+0xd08>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000121 // b.ne 0xd40 <k_mul_panels+0xd28>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x540007cb // b.lt 0xe68 <k_mul_panels+0xe50>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0xad4055d0 // ldp q16, q21, [x14]
-	WORD $0x2d404991 // ldp s17, s18, [x12]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x2d415193 // ldp s19, s20, [x12, #0x8]
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0x2d424991 // ldp s17, s18, [x12, #0x10]
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0x2d434d91 // ldp s17, s19, [x12, #0x18]
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x2d445192 // ldp s18, s20, [x12, #0x20]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
-	WORD $0x2d454590 // ldp s16, s17, [x12, #0x28]
-	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
-	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
-	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
-	WORD $0x2d464990 // ldp s16, s18, [x12, #0x30]
-	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
-	WORD $0x2d474d91 // ldp s17, s19, [x12, #0x38]
-	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
-	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
-	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
-	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
-	WORD $0xad4155d0 // ldp q16, q21, [x14, #0x20]
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x2d484991 // ldp s17, s18, [x12, #0x40]
-	WORD $0x2d495193 // ldp s19, s20, [x12, #0x48]
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0x2d4a4991 // ldp s17, s18, [x12, #0x50]
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0x2d4b4d91 // ldp s17, s19, [x12, #0x58]
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x2d4c5192 // ldp s18, s20, [x12, #0x60]
-	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
-	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
-	WORD $0x2d4d4590 // ldp s16, s17, [x12, #0x68]
-	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
-	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
-	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
-	WORD $0x2d4e4990 // ldp s16, s18, [x12, #0x70]
-	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
-	WORD $0x2d4f4d91 // ldp s17, s19, [x12, #0x78]
-	WORD $0x9102018c // add x12, x12, #0x80
-	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
-	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
-	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
-	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
-	WORD $0x54fff8e8 // b.hi 0xd80 <k_mul_panels+0xd68>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400026b // b.lt 0xeb8 <k_mul_panels+0xea0>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0x2d404991 // ldp s17, s18, [x12]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x2d415193 // ldp s19, s20, [x12, #0x8]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
-	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
-	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x2d424991 // ldp s17, s18, [x12, #0x10]
-	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
-	WORD $0x2d435193 // ldp s19, s20, [x12, #0x18]
-	WORD $0x9100818c // add x12, x12, #0x20
-	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
-	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
-	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
-	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x54fffe08 // b.hi 0xe74 <k_mul_panels+0xe5c>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54005500 // b.eq 0x195c <k_mul_panels+0x1944>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x5400b8a1 // b.ne 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xad404550 // ldp q16, q17, [x10]
-	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
-	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
-	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
-	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
-	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
-	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
-	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
-	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
-	WORD $0x140005b8 // b 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0xf14 <k_mul_panels+0xefc>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540002c1 // b.ne 0xf68 <k_mul_panels+0xf50>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400028b // b.lt 0xf68 <k_mul_panels+0xf50>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0x54000200 // b.eq 0xf68 <k_mul_panels+0xf50>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x54000160 // b.eq 0xf68 <k_mul_panels+0xf50>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x540000a0 // b.eq 0xf68 <k_mul_panels+0xf50>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0xf7c <k_mul_panels+0xf64>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000121 // b.ne 0xf9c <k_mul_panels+0xf84>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x5400074b // b.lt 0x10b4 <k_mul_panels+0x109c>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0xad4045d0 // ldp q16, q17, [x14]
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x4ddfcb12 // ld1r { v18.4s }, [x24], #4
-	WORD $0xbd400313 // ldr s19, [x24]
-	WORD $0x2d415594 // ldp s20, s21, [x12, #0x8]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
-	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
-	WORD $0x2d425993 // ldp s19, s22, [x12, #0x10]
-	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
-	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
-	WORD $0x4f951201 // fmla v1.4s, v16.4s, v21.s[0]
-	WORD $0xad4141d2 // ldp q18, q16, [x14, #0x20]
-	WORD $0x4f951220 // fmla v0.4s, v17.4s, v21.s[0]
-	WORD $0x2d435191 // ldp s17, s20, [x12, #0x18]
-	WORD $0x4f931247 // fmla v7.4s, v18.4s, v19.s[0]
-	WORD $0x4f931206 // fmla v6.4s, v16.4s, v19.s[0]
-	WORD $0x4f961245 // fmla v5.4s, v18.4s, v22.s[0]
-	WORD $0x2d445593 // ldp s19, s21, [x12, #0x20]
-	WORD $0x4f911243 // fmla v3.4s, v18.4s, v17.s[0]
-	WORD $0x4f911202 // fmla v2.4s, v16.4s, v17.s[0]
-	WORD $0x4f941241 // fmla v1.4s, v18.4s, v20.s[0]
-	WORD $0xad4249d1 // ldp q17, q18, [x14, #0x40]
-	WORD $0x4f961204 // fmla v4.4s, v16.4s, v22.s[0]
-	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
-	WORD $0x4f931227 // fmla v7.4s, v17.4s, v19.s[0]
-	WORD $0x4f931246 // fmla v6.4s, v18.4s, v19.s[0]
-	WORD $0x2d454d90 // ldp s16, s19, [x12, #0x28]
-	WORD $0x4f951225 // fmla v5.4s, v17.4s, v21.s[0]
-	WORD $0x4f951244 // fmla v4.4s, v18.4s, v21.s[0]
-	WORD $0xad4355d4 // ldp q20, q21, [x14, #0x60]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x4f901223 // fmla v3.4s, v17.4s, v16.s[0]
-	WORD $0x4f901242 // fmla v2.4s, v18.4s, v16.s[0]
-	WORD $0x4f931221 // fmla v1.4s, v17.4s, v19.s[0]
-	WORD $0x2d464590 // ldp s16, s17, [x12, #0x30]
-	WORD $0x4f931240 // fmla v0.4s, v18.4s, v19.s[0]
-	WORD $0x4f901287 // fmla v7.4s, v20.4s, v16.s[0]
-	WORD $0x4f9012a6 // fmla v6.4s, v21.4s, v16.s[0]
-	WORD $0x4f911285 // fmla v5.4s, v20.4s, v17.s[0]
-	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
-	WORD $0x2d474590 // ldp s16, s17, [x12, #0x38]
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x4f901283 // fmla v3.4s, v20.4s, v16.s[0]
-	WORD $0x4f9012a2 // fmla v2.4s, v21.4s, v16.s[0]
-	WORD $0x4f911281 // fmla v1.4s, v20.4s, v17.s[0]
-	WORD $0x4f9112a0 // fmla v0.4s, v21.4s, v17.s[0]
-	WORD $0x54fff968 // b.hi 0xfdc <k_mul_panels+0xfc4>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400026b // b.lt 0x1104 <k_mul_panels+0x10ec>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xacc145d0 // ldp q16, q17, [x14], #0x20
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x4ddfcb12 // ld1r { v18.4s }, [x24], #4
-	WORD $0xbd400313 // ldr s19, [x24]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
-	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
-	WORD $0x2d414d94 // ldp s20, s19, [x12, #0x8]
-	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
-	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
-	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
-	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
-	WORD $0x4f931220 // fmla v0.4s, v17.4s, v19.s[0]
-	WORD $0x54fffe08 // b.hi 0x10c0 <k_mul_panels+0x10a8>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540043e0 // b.eq 0x1984 <k_mul_panels+0x196c>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54010461 // b.ne 0x319c <k_mul_panels+0x3184>
-	WORD $0xad404550 // ldp q16, q17, [x10]
-	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
-	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
-	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
-	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
-	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
-	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
-	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
-	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
-	WORD $0x14000816 // b 0x319c <k_mul_panels+0x3184>
-	WORD $0xf940200e // ldr x14, [x0, #0x40]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54000080 // b.eq 0x1160 <k_mul_panels+0x1148>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540005c1 // b.ne 0x1214 <k_mul_panels+0x11fc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400058b // b.lt 0x1214 <k_mul_panels+0x11fc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0x54000500 // b.eq 0x1214 <k_mul_panels+0x11fc>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x54000460 // b.eq 0x1214 <k_mul_panels+0x11fc>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x540003a0 // b.eq 0x1214 <k_mul_panels+0x11fc>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x540002e0 // b.eq 0x1214 <k_mul_panels+0x11fc>
-	WORD $0xf9401beb // ldr x11, [sp, #0x30]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x54000220 // b.eq 0x1214 <k_mul_panels+0x11fc>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x54000160 // b.eq 0x1214 <k_mul_panels+0x11fc>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x540000a0 // b.eq 0x1214 <k_mul_panels+0x11fc>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54000080 // b.eq 0x1228 <k_mul_panels+0x1210>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000221 // b.ne 0x1268 <k_mul_panels+0x1250>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
-	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
-	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
-	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
-	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0xaa1503ec // mov x12, x21
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x54000c4b // b.lt 0x1440 <k_mul_panels+0x1428>
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0xaa1503ec // mov x12, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0xaa0b03f8 // mov x24, x11
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0xad406d9a // ldp q26, q27, [x12]
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x4ddfcb18 // ld1r { v24.4s }, [x24], #4
-	WORD $0xbd400319 // ldr s25, [x24]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x4f991355 // fmla v21.4s, v26.4s, v25.s[0]
-	WORD $0x4f991374 // fmla v20.4s, v27.4s, v25.s[0]
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x2d41657c // ldp s28, s25, [x11, #0x8]
-	WORD $0x4e38cf57 // fmla v23.4s, v26.4s, v24.4s
-	WORD $0x4e38cf76 // fmla v22.4s, v27.4s, v24.4s
-	WORD $0x4f991351 // fmla v17.4s, v26.4s, v25.s[0]
-	WORD $0x4f991370 // fmla v16.4s, v27.4s, v25.s[0]
-	WORD $0x2d426578 // ldp s24, s25, [x11, #0x10]
-	WORD $0x4f9c1353 // fmla v19.4s, v26.4s, v28.s[0]
-	WORD $0x4f9c1372 // fmla v18.4s, v27.4s, v28.s[0]
-	WORD $0x4f981347 // fmla v7.4s, v26.4s, v24.s[0]
-	WORD $0x4f981366 // fmla v6.4s, v27.4s, v24.s[0]
-	WORD $0x2d437178 // ldp s24, s28, [x11, #0x18]
-	WORD $0x4f991345 // fmla v5.4s, v26.4s, v25.s[0]
-	WORD $0x4f991364 // fmla v4.4s, v27.4s, v25.s[0]
-	WORD $0x4f981343 // fmla v3.4s, v26.4s, v24.s[0]
-	WORD $0x4f981362 // fmla v2.4s, v27.4s, v24.s[0]
-	WORD $0xad416598 // ldp q24, q25, [x12, #0x20]
-	WORD $0x4f9c1341 // fmla v1.4s, v26.4s, v28.s[0]
-	WORD $0x2d44697d // ldp s29, s26, [x11, #0x20]
-	WORD $0x4f9c1360 // fmla v0.4s, v27.4s, v28.s[0]
-	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
-	WORD $0x2d45697b // ldp s27, s26, [x11, #0x28]
-	WORD $0x4f9d1317 // fmla v23.4s, v24.4s, v29.s[0]
-	WORD $0x4f9d1336 // fmla v22.4s, v25.4s, v29.s[0]
-	WORD $0x4f9b1313 // fmla v19.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1332 // fmla v18.4s, v25.4s, v27.s[0]
-	WORD $0x4f9a1311 // fmla v17.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
-	WORD $0x2d46697b // ldp s27, s26, [x11, #0x30]
-	WORD $0x4f9b1307 // fmla v7.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1326 // fmla v6.4s, v25.4s, v27.s[0]
-	WORD $0x2d47717b // ldp s27, s28, [x11, #0x38]
-	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1324 // fmla v4.4s, v25.4s, v26.s[0]
-	WORD $0x4f9b1303 // fmla v3.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1322 // fmla v2.4s, v25.4s, v27.s[0]
-	WORD $0xad426d9a // ldp q26, q27, [x12, #0x40]
-	WORD $0x4f9c1301 // fmla v1.4s, v24.4s, v28.s[0]
-	WORD $0x2d48617d // ldp s29, s24, [x11, #0x40]
-	WORD $0x4f9c1320 // fmla v0.4s, v25.4s, v28.s[0]
-	WORD $0x4f981355 // fmla v21.4s, v26.4s, v24.s[0]
-	WORD $0x4f981374 // fmla v20.4s, v27.4s, v24.s[0]
-	WORD $0x2d496179 // ldp s25, s24, [x11, #0x48]
-	WORD $0x4f9d1357 // fmla v23.4s, v26.4s, v29.s[0]
-	WORD $0x4f9d1376 // fmla v22.4s, v27.4s, v29.s[0]
-	WORD $0x4f991353 // fmla v19.4s, v26.4s, v25.s[0]
-	WORD $0x4f991372 // fmla v18.4s, v27.4s, v25.s[0]
-	WORD $0x4f981351 // fmla v17.4s, v26.4s, v24.s[0]
-	WORD $0x4f981370 // fmla v16.4s, v27.4s, v24.s[0]
-	WORD $0x2d4a6179 // ldp s25, s24, [x11, #0x50]
-	WORD $0x4f991347 // fmla v7.4s, v26.4s, v25.s[0]
-	WORD $0x4f991366 // fmla v6.4s, v27.4s, v25.s[0]
-	WORD $0x4f981345 // fmla v5.4s, v26.4s, v24.s[0]
-	WORD $0x4f981364 // fmla v4.4s, v27.4s, v24.s[0]
-	WORD $0x2d4b6179 // ldp s25, s24, [x11, #0x58]
-	WORD $0x4f991343 // fmla v3.4s, v26.4s, v25.s[0]
-	WORD $0x4f991362 // fmla v2.4s, v27.4s, v25.s[0]
-	WORD $0xad437199 // ldp q25, q28, [x12, #0x60]
-	WORD $0x4f981341 // fmla v1.4s, v26.4s, v24.s[0]
-	WORD $0x4f981360 // fmla v0.4s, v27.4s, v24.s[0]
-	WORD $0x2d4c617d // ldp s29, s24, [x11, #0x60]
-	WORD $0x9102018c // add x12, x12, #0x80
-	WORD $0x4f981335 // fmla v21.4s, v25.4s, v24.s[0]
-	WORD $0x4f981394 // fmla v20.4s, v28.4s, v24.s[0]
-	WORD $0x2d4d617a // ldp s26, s24, [x11, #0x68]
-	WORD $0x4f9d1337 // fmla v23.4s, v25.4s, v29.s[0]
-	WORD $0x4f9d1396 // fmla v22.4s, v28.4s, v29.s[0]
-	WORD $0x4f9a1333 // fmla v19.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1392 // fmla v18.4s, v28.4s, v26.s[0]
-	WORD $0x4f981331 // fmla v17.4s, v25.4s, v24.s[0]
-	WORD $0x4f981390 // fmla v16.4s, v28.4s, v24.s[0]
-	WORD $0x2d4e617a // ldp s26, s24, [x11, #0x70]
-	WORD $0x4f9a1327 // fmla v7.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1386 // fmla v6.4s, v28.4s, v26.s[0]
-	WORD $0x4f981325 // fmla v5.4s, v25.4s, v24.s[0]
-	WORD $0x4f981384 // fmla v4.4s, v28.4s, v24.s[0]
-	WORD $0x2d4f617a // ldp s26, s24, [x11, #0x78]
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0x4f9a1323 // fmla v3.4s, v25.4s, v26.s[0]
-	WORD $0x4f9a1382 // fmla v2.4s, v28.4s, v26.s[0]
-	WORD $0x4f981321 // fmla v1.4s, v25.4s, v24.s[0]
-	WORD $0x4f981380 // fmla v0.4s, v28.4s, v24.s[0]
-	WORD $0x54fff468 // b.hi 0x12c8 <k_mul_panels+0x12b0>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x540003ab // b.lt 0x14b8 <k_mul_panels+0x14a0>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xacc16598 // ldp q24, q25, [x12], #0x20
-	WORD $0xaa0b03f8 // mov x24, x11
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x4ddfcb1a // ld1r { v26.4s }, [x24], #4
-	WORD $0xbd40031b // ldr s27, [x24]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x4f9b1315 // fmla v21.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1334 // fmla v20.4s, v25.4s, v27.s[0]
-	WORD $0x2d416d7c // ldp s28, s27, [x11, #0x8]
-	WORD $0x4e3acf17 // fmla v23.4s, v24.4s, v26.4s
-	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
-	WORD $0x4f9b1311 // fmla v17.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1330 // fmla v16.4s, v25.4s, v27.s[0]
-	WORD $0x2d426d7a // ldp s26, s27, [x11, #0x10]
-	WORD $0x4f9c1313 // fmla v19.4s, v24.4s, v28.s[0]
-	WORD $0x4f9c1332 // fmla v18.4s, v25.4s, v28.s[0]
-	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
-	WORD $0x4f9b1305 // fmla v5.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1324 // fmla v4.4s, v25.4s, v27.s[0]
-	WORD $0x2d436d7a // ldp s26, s27, [x11, #0x18]
-	WORD $0x9100816b // add x11, x11, #0x20
-	WORD $0x4f9a1303 // fmla v3.4s, v24.4s, v26.s[0]
-	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
-	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
-	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
-	WORD $0x54fffcc8 // b.hi 0x144c <k_mul_panels+0x1434>
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54002a20 // b.eq 0x1a00 <k_mul_panels+0x19e8>
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54015201 // b.ne 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xad406558 // ldp q24, q25, [x10]
-	WORD $0xad416d5a // ldp q26, q27, [x10, #0x20]
-	WORD $0xad44755c // ldp q28, q29, [x10, #0x80]
-	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
-	WORD $0x4e36d736 // fadd v22.4s, v25.4s, v22.4s
-	WORD $0x4e35d755 // fadd v21.4s, v26.4s, v21.4s
-	WORD $0x4e34d774 // fadd v20.4s, v27.4s, v20.4s
-	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
-	WORD $0x4e27d787 // fadd v7.4s, v28.4s, v7.4s
-	WORD $0xad436d5a // ldp q26, q27, [x10, #0x60]
-	WORD $0x4e26d7a6 // fadd v6.4s, v29.4s, v6.4s
-	WORD $0xad47755c // ldp q28, q29, [x10, #0xe0]
-	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
-	WORD $0x4e32d732 // fadd v18.4s, v25.4s, v18.4s
-	WORD $0x4e31d751 // fadd v17.4s, v26.4s, v17.4s
-	WORD $0x4e30d770 // fadd v16.4s, v27.4s, v16.4s
-	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
-	WORD $0x4e21d781 // fadd v1.4s, v28.4s, v1.4s
-	WORD $0xad466d5a // ldp q26, q27, [x10, #0xc0]
-	WORD $0x4e20d7a0 // fadd v0.4s, v29.4s, v0.4s
-	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
-	WORD $0x4e24d724 // fadd v4.4s, v25.4s, v4.4s
-	WORD $0x4e23d743 // fadd v3.4s, v26.4s, v3.4s
-	WORD $0x4e22d762 // fadd v2.4s, v27.4s, v2.4s
-	WORD $0x14000a77 // b 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000a1 // b.ne 0x1548 <k_mul_panels+0x1530>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400006b // b.lt 0x1548 <k_mul_panels+0x1530>
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x155c <k_mul_panels+0x1544>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000061 // b.ne 0x1564 <k_mul_panels+0x154c>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x5400038b // b.lt 0x15ec <k_mul_panels+0x15d4>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0xf1001cdf // cmp x6, #0x7
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x540004cb // b.lt 0x4e0 <k_mul_panels+0x4c8>
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa1003fa // mov x26, x16
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800320 // prfm pldl1keep, [x25]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xeb1e009f // cmp x4, x30
+	WORD $0xf9800b20 // prfm pldl1keep, [x25, #0x10]
 	WORD $0xad400dc2 // ldp q2, q3, [x14]
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x4ddfcb04 // ld1r { v4.4s }, [x24], #4
+	WORD $0x4ddfcb44 // ld1r { v4.4s }, [x26], #4
+	WORD $0x9a9fc27b // csel x27, x19, xzr, gt
+	WORD $0x8b1b0339 // add x25, x25, x27
+	WORD $0x8b1502d6 // add x22, x22, x21
 	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
 	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0xbd400304 // ldr s4, [x24]
+	WORD $0xbd400344 // ldr s4, [x26]
 	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x8b1a0021 // add x1, x1, x26
+	WORD $0xf1001c9f // cmp x4, #0x7
+	WORD $0xd1001084 // sub x4, x4, #0x4
 	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
 	WORD $0xad420dc2 // ldp q2, q3, [x14, #0x40]
-	WORD $0x2d411584 // ldp s4, s5, [x12, #0x8]
-	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x2d411604 // ldp s4, s5, [x16, #0x8]
+	WORD $0x91004210 // add x16, x16, #0x10
 	WORD $0x4f841041 // fmla v1.4s, v2.4s, v4.s[0]
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
 	WORD $0xad430dc2 // ldp q2, q3, [x14, #0x60]
 	WORD $0x910201ce // add x14, x14, #0x80
 	WORD $0x4f851041 // fmla v1.4s, v2.4s, v5.s[0]
 	WORD $0x4f851060 // fmla v0.4s, v3.4s, v5.s[0]
-	WORD $0x54fffd28 // b.hi 0x158c <k_mul_panels+0x1574>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400012b // b.lt 0x1614 <k_mul_panels+0x15fc>
-	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0x54fffc28 // b.hi 0x458 <k_mul_panels+0x440>
+	WORD $0xf94037fb // ldr x27, [sp, #0x68]
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x5400012b // b.lt 0x508 <k_mul_panels+0x4f0>
+	WORD $0x91000481 // add x1, x4, #0x1
 	WORD $0xacc10dc2 // ldp q2, q3, [x14], #0x20
-	WORD $0x4ddfc984 // ld1r { v4.4s }, [x12], #4
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4ddfca04 // ld1r { v4.4s }, [x16], #4
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x4e24cc41 // fmla v1.4s, v2.4s, v4.4s
 	WORD $0x4e24cc60 // fmla v0.4s, v3.4s, v4.4s
-	WORD $0x54ffff48 // b.hi 0x15f8 <k_mul_panels+0x15e0>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54001400 // b.eq 0x1898 <k_mul_panels+0x1880>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000081 // b.ne 0x1630 <k_mul_panels+0x1618>
-	WORD $0xad400d42 // ldp q2, q3, [x10]
+	WORD $0x54ffff48 // b.hi 0x4ec <k_mul_panels+0x4d4>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54009680 // b.eq 0x17dc <k_mul_panels+0x17c4>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000081 // b.ne 0x524 <k_mul_panels+0x50c>
+	WORD $0xad400d82 // ldp q2, q3, [x12]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54002741 // b.ne 0x1b20 <k_mul_panels+0x1b08>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400262a // b.ge 0x1b04 <k_mul_panels+0x1aec>
-	WORD $0x17fffacc // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54000081 // b.ne 0x1660 <k_mul_panels+0x1648>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400004b // b.lt 0x1660 <k_mul_panels+0x1648>
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x1674 <k_mul_panels+0x165c>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000041 // b.ne 0x1678 <k_mul_panels+0x1660>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400a7a1 // b.ne 0x1a1c <k_mul_panels+0x1a04>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400a66a // b.ge 0x1a00 <k_mul_panels+0x19e8>
+	WORD $0x17ffff2d // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0x568 <k_mul_panels+0x550>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x52800206 // mov w6, #0x10 // =16
+	WORD $0x9a960130 // csel x16, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0x588 <k_mul_panels+0x570>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902d0 // csel x16, x22, x9, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37c7da6 // ubfiz x6, x13, #4, #32
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x8a0d01c1 // and x1, x14, x13
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x5400028b // b.lt 0x16dc <k_mul_panels+0x16c4>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x2d401181 // ldp s1, s4, [x12]
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x540005ab // b.lt 0x65c <k_mul_panels+0x644>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xeb02033f // cmp x25, x2
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xad4045a4 // ldp q4, q17, [x13]
+	WORD $0x2d4019c5 // ldp s5, s6, [x14]
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0x2d4141c7 // ldp s7, s16, [x14, #0x8]
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x2d4215c4 // ldp s4, s5, [x14, #0x10]
+	WORD $0x2d431dc6 // ldp s6, s7, [x14, #0x18]
+	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
+	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
+	WORD $0xad4145a4 // ldp q4, q17, [x13, #0x20]
+	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0x2d4419c5 // ldp s5, s6, [x14, #0x20]
+	WORD $0x2d4541c7 // ldp s7, s16, [x14, #0x28]
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x2d4615c4 // ldp s4, s5, [x14, #0x30]
+	WORD $0x2d471dc6 // ldp s6, s7, [x14, #0x38]
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x4f841223 // fmla v3.4s, v17.4s, v4.s[0]
+	WORD $0x4f851222 // fmla v2.4s, v17.4s, v5.s[0]
+	WORD $0x4f861221 // fmla v1.4s, v17.4s, v6.s[0]
+	WORD $0x4f871220 // fmla v0.4s, v17.4s, v7.s[0]
+	WORD $0x54fffb28 // b.hi 0x5b8 <k_mul_panels+0x5a0>
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x540001ab // b.lt 0x694 <k_mul_panels+0x67c>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0x2d4019c5 // ldp s5, s6, [x14]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x2d4141c7 // ldp s7, s16, [x14, #0x8]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x3cc105a4 // ldr q4, [x13], #0x10
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x4f851083 // fmla v3.4s, v4.4s, v5.s[0]
+	WORD $0x4f861082 // fmla v2.4s, v4.4s, v6.s[0]
+	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
+	WORD $0x4f901080 // fmla v0.4s, v4.4s, v16.s[0]
+	WORD $0x54fffec8 // b.hi 0x668 <k_mul_panels+0x650>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54008b60 // b.eq 0x1804 <k_mul_panels+0x17ec>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x5400e2c1 // b.ne 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xad401584 // ldp q4, q5, [x12]
+	WORD $0xad411d86 // ldp q6, q7, [x12, #0x20]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
+	WORD $0x4e21d4c1 // fadd v1.4s, v6.4s, v1.4s
+	WORD $0x4e20d4e0 // fadd v0.4s, v7.4s, v0.4s
+	WORD $0x1400070f // b 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x6ec <k_mul_panels+0x6d4>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0x52800606 // mov w6, #0x30 // =48
+	WORD $0x9a960121 // csel x1, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f0110 // csel x16, x8, xzr, eq
+	WORD $0x14000009 // b 0x70c <k_mul_panels+0x6f4>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902c1 // csel x1, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0x8a0801d0 // and x16, x14, x8
+	WORD $0x52800608 // mov w8, #0x30 // =48
+	WORD $0x9a9f0106 // csel x6, x8, xzr, eq
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x54000b0b // b.lt 0x8ac <k_mul_panels+0x894>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xeb02033f // cmp x25, x2
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xf9801020 // prfm pldl1keep, [x1, #0x20]
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0xf9801260 // prfm pldl1keep, [x19, #0x20]
+	WORD $0xad405514 // ldp q20, q21, [x8]
+	WORD $0x3dc00916 // ldr q22, [x8, #0x20]
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x4ddfc897 // ld1r { v23.4s }, [x4], #4
+	WORD $0xbd400098 // ldr s24, [x4]
+	WORD $0x9a9fc204 // csel x4, x16, xzr, gt
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0x8b040021 // add x1, x1, x4
+	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
+	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
+	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
+	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
+	WORD $0x2d4161d7 // ldp s23, s24, [x14, #0x8]
+	WORD $0x4f971285 // fmla v5.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a4 // fmla v4.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712c3 // fmla v3.4s, v22.4s, v23.s[0]
+	WORD $0x4f981282 // fmla v2.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a1 // fmla v1.4s, v21.4s, v24.s[0]
+	WORD $0xad41d514 // ldp q20, q21, [x8, #0x30]
+	WORD $0x4f9812c0 // fmla v0.4s, v22.4s, v24.s[0]
+	WORD $0x2d4259d7 // ldp s23, s22, [x14, #0x10]
+	WORD $0xad42e518 // ldp q24, q25, [x8, #0x50]
+	WORD $0x4f971293 // fmla v19.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712b2 // fmla v18.4s, v21.4s, v23.s[0]
+	WORD $0x4f971311 // fmla v17.4s, v24.4s, v23.s[0]
+	WORD $0x4f961290 // fmla v16.4s, v20.4s, v22.s[0]
+	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
+	WORD $0x4f961306 // fmla v6.4s, v24.4s, v22.s[0]
+	WORD $0x2d4359d7 // ldp s23, s22, [x14, #0x18]
+	WORD $0x4f971285 // fmla v5.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a4 // fmla v4.4s, v21.4s, v23.s[0]
+	WORD $0x4f971303 // fmla v3.4s, v24.4s, v23.s[0]
+	WORD $0x4f961282 // fmla v2.4s, v20.4s, v22.s[0]
+	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
+	WORD $0xad43dd15 // ldp q21, q23, [x8, #0x70]
+	WORD $0x4f961300 // fmla v0.4s, v24.4s, v22.s[0]
+	WORD $0x2d4459d4 // ldp s20, s22, [x14, #0x20]
+	WORD $0x4f941333 // fmla v19.4s, v25.4s, v20.s[0]
+	WORD $0x4f9412b2 // fmla v18.4s, v21.4s, v20.s[0]
+	WORD $0x4f9412f1 // fmla v17.4s, v23.4s, v20.s[0]
+	WORD $0x4f961330 // fmla v16.4s, v25.4s, v22.s[0]
+	WORD $0x4f9612a7 // fmla v7.4s, v21.4s, v22.s[0]
+	WORD $0x4f9612e6 // fmla v6.4s, v23.4s, v22.s[0]
+	WORD $0x2d4559d4 // ldp s20, s22, [x14, #0x28]
+	WORD $0x4f941325 // fmla v5.4s, v25.4s, v20.s[0]
+	WORD $0x4f9412a4 // fmla v4.4s, v21.4s, v20.s[0]
+	WORD $0x4f9412e3 // fmla v3.4s, v23.4s, v20.s[0]
+	WORD $0x4f9612a1 // fmla v1.4s, v21.4s, v22.s[0]
+	WORD $0xad44d514 // ldp q20, q21, [x8, #0x90]
+	WORD $0x4f9612e0 // fmla v0.4s, v23.4s, v22.s[0]
+	WORD $0x2d465dd8 // ldp s24, s23, [x14, #0x30]
+	WORD $0x4f961322 // fmla v2.4s, v25.4s, v22.s[0]
+	WORD $0x3dc02d16 // ldr q22, [x8, #0xb0]
+	WORD $0x91030108 // add x8, x8, #0xc0
+	WORD $0x4f981293 // fmla v19.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812b2 // fmla v18.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812d1 // fmla v17.4s, v22.4s, v24.s[0]
+	WORD $0x4f971290 // fmla v16.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a7 // fmla v7.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712c6 // fmla v6.4s, v22.4s, v23.s[0]
+	WORD $0x2d475dd8 // ldp s24, s23, [x14, #0x38]
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
+	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
+	WORD $0x54fff5c8 // b.hi 0x75c <k_mul_panels+0x744>
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400032b // b.lt 0x914 <k_mul_panels+0x8fc>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0xaa0e03e1 // mov x1, x14
+	WORD $0xad405514 // ldp q20, q21, [x8]
+	WORD $0x3dc00916 // ldr q22, [x8, #0x20]
+	WORD $0x4ddfc837 // ld1r { v23.4s }, [x1], #4
+	WORD $0xbd400038 // ldr s24, [x1]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x9100c108 // add x8, x8, #0x30
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4f981290 // fmla v16.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a7 // fmla v7.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c6 // fmla v6.4s, v22.4s, v24.s[0]
+	WORD $0x4e37ce93 // fmla v19.4s, v20.4s, v23.4s
+	WORD $0x4e37ceb2 // fmla v18.4s, v21.4s, v23.4s
+	WORD $0x4e37ced1 // fmla v17.4s, v22.4s, v23.4s
+	WORD $0x2d415dd8 // ldp s24, s23, [x14, #0x8]
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x4f981285 // fmla v5.4s, v20.4s, v24.s[0]
+	WORD $0x4f9812a4 // fmla v4.4s, v21.4s, v24.s[0]
+	WORD $0x4f9812c3 // fmla v3.4s, v22.4s, v24.s[0]
+	WORD $0x4f971282 // fmla v2.4s, v20.4s, v23.s[0]
+	WORD $0x4f9712a1 // fmla v1.4s, v21.4s, v23.s[0]
+	WORD $0x4f9712c0 // fmla v0.4s, v22.4s, v23.s[0]
+	WORD $0x54fffd48 // b.hi 0x8b8 <k_mul_panels+0x8a0>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540078c0 // b.eq 0x1830 <k_mul_panels+0x1818>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54011841 // b.ne 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0xad405594 // ldp q20, q21, [x12]
+	WORD $0xad415d96 // ldp q22, q23, [x12, #0x20]
+	WORD $0xad426598 // ldp q24, q25, [x12, #0x40]
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0x4e32d6b2 // fadd v18.4s, v21.4s, v18.4s
+	WORD $0x4e31d6d1 // fadd v17.4s, v22.4s, v17.4s
+	WORD $0x4e30d6f0 // fadd v16.4s, v23.4s, v16.4s
+	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
+	WORD $0x4e26d726 // fadd v6.4s, v25.4s, v6.4s
+	WORD $0xad435594 // ldp q20, q21, [x12, #0x60]
+	WORD $0xad445d96 // ldp q22, q23, [x12, #0x80]
+	WORD $0xad456598 // ldp q24, q25, [x12, #0xa0]
+	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
+	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
+	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
+	WORD $0x4e22d6e2 // fadd v2.4s, v23.4s, v2.4s
+	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
+	WORD $0x4e20d720 // fadd v0.4s, v25.4s, v0.4s
+	WORD $0x140008af // b 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x540001c1 // b.ne 0x9b4 <k_mul_panels+0x99c>
+	WORD $0xf9405bee // ldr x14, [sp, #0xb0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x52800206 // mov w6, #0x10 // =16
+	WORD $0x9a960121 // csel x1, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01c4 // csel x4, x14, xzr, eq
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x5400056b // b.lt 0xa58 <k_mul_panels+0xa40>
+	WORD $0x1400000f // b 0x9ec <k_mul_panels+0x9d4>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902c1 // csel x1, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1a9f17f0 // cset w16, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37c7e06 // ubfiz x6, x16, #4, #32
+	WORD $0xf9405bf0 // ldr x16, [sp, #0xb0]
+	WORD $0x8a1001c4 // and x4, x14, x16
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x5400038b // b.lt 0xa58 <k_mul_panels+0xa40>
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xeb1e033f // cmp x25, x30
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0x2d401201 // ldp s1, s4, [x16]
 	WORD $0xad400dc2 // ldp q2, q3, [x14]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x9a9fc09a // csel x26, x4, xzr, gt
+	WORD $0x9a9fc0db // csel x27, x6, xzr, gt
+	WORD $0x8b1a0021 // add x1, x1, x26
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x8b1b0273 // add x19, x19, x27
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x8b1502d6 // add x22, x22, x21
 	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x2d411181 // ldp s1, s4, [x12, #0x8]
+	WORD $0x2d411201 // ldp s1, s4, [x16, #0x8]
 	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
-	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x91004210 // add x16, x16, #0x10
 	WORD $0x910101ce // add x14, x14, #0x40
 	WORD $0x4f811040 // fmla v0.4s, v2.4s, v1.s[0]
 	WORD $0x4f841060 // fmla v0.4s, v3.4s, v4.s[0]
-	WORD $0x54fffe28 // b.hi 0x169c <k_mul_panels+0x1684>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400010b // b.lt 0x1700 <k_mul_panels+0x16e8>
-	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0x54fffd68 // b.hi 0x9f8 <k_mul_panels+0x9e0>
+	WORD $0xf94037fb // ldr x27, [sp, #0x68]
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400010b // b.lt 0xa7c <k_mul_panels+0xa64>
+	WORD $0x91000721 // add x1, x25, #0x1
 	WORD $0x3cc105c1 // ldr q1, [x14], #0x10
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0xbc404582 // ldr s2, [x12], #0x4
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
-	WORD $0x54ffff68 // b.hi 0x16e8 <k_mul_panels+0x16d0>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54001060 // b.eq 0x1910 <k_mul_panels+0x18f8>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54002641 // b.ne 0x1bd4 <k_mul_panels+0x1bbc>
-	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x1400012f // b 0x1bd0 <k_mul_panels+0x1bb8>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000c1 // b.ne 0x1738 <k_mul_panels+0x1720>
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0xbc404602 // ldr s2, [x16], #0x4
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400008b // b.lt 0x1738 <k_mul_panels+0x1720>
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x174c <k_mul_panels+0x1734>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000081 // b.ne 0x1758 <k_mul_panels+0x1740>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
+	WORD $0x4f821020 // fmla v0.4s, v1.4s, v2.s[0]
+	WORD $0x54ffff68 // b.hi 0xa64 <k_mul_panels+0xa4c>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54007020 // b.eq 0x1884 <k_mul_panels+0x186c>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54008621 // b.ne 0x1b4c <k_mul_panels+0x1b34>
+	WORD $0x3dc00181 // ldr q1, [x12]
+	WORD $0x1400042e // b 0x1b48 <k_mul_panels+0x1b30>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0xac0 <k_mul_panels+0xaa8>
+	WORD $0xf9405bee // ldr x14, [sp, #0xb0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x52800613 // mov w19, #0x30 // =48
+	WORD $0x9a960126 // csel x6, x9, x22, eq
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0x9a9f01c1 // csel x1, x14, xzr, eq
+	WORD $0x14000009 // b 0xae0 <k_mul_panels+0xac8>
+	WORD $0xf9405bf0 // ldr x16, [sp, #0xb0]
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902c6 // csel x6, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x8a1001c1 // and x1, x14, x16
+	WORD $0x5280060e // mov w14, #0x30 // =48
+	WORD $0x9a960199 // csel x25, x12, x22, eq
+	WORD $0x9a9f01d3 // csel x19, x14, xzr, eq
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xf10013df // cmp x30, #0x4
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x5400046b // b.lt 0x1800 <k_mul_panels+0x17e8>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x540005eb // b.lt 0xbb8 <k_mul_panels+0xba0>
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa1003fa // mov x26, x16
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf98000c0 // prfm pldl1keep, [x6]
+	WORD $0xf9800320 // prfm pldl1keep, [x25]
+	WORD $0xf98008c0 // prfm pldl1keep, [x6, #0x10]
+	WORD $0xeb1e009f // cmp x4, x30
+	WORD $0xf9800b20 // prfm pldl1keep, [x25, #0x10]
+	WORD $0xf98010c0 // prfm pldl1keep, [x6, #0x20]
+	WORD $0x9a9fc27b // csel x27, x19, xzr, gt
+	WORD $0xf9801320 // prfm pldl1keep, [x25, #0x20]
 	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x4ddfcb06 // ld1r { v6.4s }, [x24], #4
-	WORD $0x8b1b035a // add x26, x26, x27
+	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
+	WORD $0x8b1b0339 // add x25, x25, x27
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x4ddfcb46 // ld1r { v6.4s }, [x26], #4
 	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
 	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
-	WORD $0xbd400303 // ldr s3, [x24]
+	WORD $0xbd400343 // ldr s3, [x26]
 	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
 	WORD $0xad4195c4 // ldp q4, q5, [x14, #0x30]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0xaa1803e6 // mov x6, x24
+	WORD $0x9a9fc03a // csel x26, x1, xzr, gt
+	WORD $0xf1001c9f // cmp x4, #0x7
+	WORD $0xd1001084 // sub x4, x4, #0x4
+	WORD $0x8b1a00c6 // add x6, x6, x26
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
 	WORD $0xad4291c6 // ldp q6, q4, [x14, #0x50]
 	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
 	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
-	WORD $0x2d411d83 // ldp s3, s7, [x12, #0x8]
+	WORD $0x2d411e03 // ldp s3, s7, [x16, #0x8]
 	WORD $0xad4399c5 // ldp q5, q6, [x14, #0x70]
-	WORD $0x9100418c // add x12, x12, #0x10
+	WORD $0x91004210 // add x16, x16, #0x10
 	WORD $0x4f831082 // fmla v2.4s, v4.4s, v3.s[0]
 	WORD $0x4f8310a1 // fmla v1.4s, v5.4s, v3.s[0]
 	WORD $0x4f8310c0 // fmla v0.4s, v6.4s, v3.s[0]
@@ -1551,3083 +763,340 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4f871062 // fmla v2.4s, v3.4s, v7.s[0]
 	WORD $0x4f871081 // fmla v1.4s, v4.4s, v7.s[0]
 	WORD $0x4f8710a0 // fmla v0.4s, v5.4s, v7.s[0]
-	WORD $0x54fffc48 // b.hi 0x1784 <k_mul_panels+0x176c>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400018b // b.lt 0x1834 <k_mul_panels+0x181c>
-	WORD $0x91000706 // add x6, x24, #0x1
+	WORD $0x54fffb08 // b.hi 0xb0c <k_mul_panels+0xaf4>
+	WORD $0xf94037fb // ldr x27, [sp, #0x68]
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x5400018b // b.lt 0xbec <k_mul_panels+0xbd4>
+	WORD $0x91000481 // add x1, x4, #0x1
 	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
+	WORD $0xd1000421 // sub x1, x1, #0x1
 	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
-	WORD $0x4ddfc986 // ld1r { v6.4s }, [x12], #4
-	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x4ddfca06 // ld1r { v6.4s }, [x16], #4
+	WORD $0xf100043f // cmp x1, #0x1
 	WORD $0x9100c1ce // add x14, x14, #0x30
 	WORD $0x4e26cc62 // fmla v2.4s, v3.4s, v6.4s
 	WORD $0x4e26cc81 // fmla v1.4s, v4.4s, v6.4s
 	WORD $0x4e26cca0 // fmla v0.4s, v5.4s, v6.4s
-	WORD $0x54fffee8 // b.hi 0x180c <k_mul_panels+0x17f4>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000780 // b.eq 0x1928 <k_mul_panels+0x1910>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000c1 // b.ne 0x1858 <k_mul_panels+0x1840>
-	WORD $0xad401143 // ldp q3, q4, [x10]
-	WORD $0x3dc00945 // ldr q5, [x10, #0x20]
+	WORD $0x54fffee8 // b.hi 0xbc4 <k_mul_panels+0xbac>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54006580 // b.eq 0x18a0 <k_mul_panels+0x1888>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x540000c1 // b.ne 0xc10 <k_mul_panels+0xbf8>
+	WORD $0xad401183 // ldp q3, q4, [x12]
+	WORD $0x3dc00985 // ldr q5, [x12, #0x20]
 	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
 	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54002161 // b.ne 0x1c8c <k_mul_panels+0x1c74>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54001fea // b.ge 0x1c64 <k_mul_panels+0x1c4c>
-	WORD $0x17fffa42 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540057cb // b.lt 0x236c <k_mul_panels+0x2354>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x54000eed // b.le 0x1a58 <k_mul_panels+0x1a40>
-	WORD $0x3dc003a4 // ldr q4, [x29]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x54005700 // b.eq 0x236c <k_mul_panels+0x2354>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0x1400007f // b 0x1a90 <k_mul_panels+0x1a78>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54000c6b // b.lt 0x1a28 <k_mul_panels+0x1a10>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400114d // b.le 0x1acc <k_mul_panels+0x1ab4>
-	WORD $0x3dc003a2 // ldr q2, [x29]
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x540030e9 // b.ls 0x1ecc <k_mul_panels+0x1eb4>
-	WORD $0x3dc007a3 // ldr q3, [x29, #0x10]
-	WORD $0x1400008e // b 0x1af0 <k_mul_panels+0x1ad8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54009e4b // b.lt 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400144d // b.le 0x1b50 <k_mul_panels+0x1b38>
-	WORD $0x3dc003b4 // ldr q20, [x29]
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0x540030a9 // b.ls 0x1ef0 <k_mul_panels+0x1ed8>
-	WORD $0x3dc007b4 // ldr q20, [x29, #0x10]
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0x54005dc9 // b.ls 0x24a4 <k_mul_panels+0x248c>
-	WORD $0x3dc00bb5 // ldr q21, [x29, #0x20]
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
-	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540014a1 // b.ne 0x1b9c <k_mul_panels+0x1b84>
-	WORD $0x140004df // b 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400092b // b.lt 0x1a38 <k_mul_panels+0x1a20>
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x540014ab // b.lt 0x1bb0 <k_mul_panels+0x1b98>
-	WORD $0x3dc003a1 // ldr q1, [x29]
-	WORD $0x140000ab // b 0x1bd0 <k_mul_panels+0x1bb8>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540008eb // b.lt 0x1a48 <k_mul_panels+0x1a30>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400178d // b.le 0x1c24 <k_mul_panels+0x1c0c>
-	WORD $0x3dc003a3 // ldr q3, [x29]
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x54003429 // b.ls 0x1fc8 <k_mul_panels+0x1fb0>
-	WORD $0x3dc007a3 // ldr q3, [x29, #0x10]
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0x540061c9 // b.ls 0x2588 <k_mul_panels+0x2570>
-	WORD $0x3dc00ba4 // ldr q4, [x29, #0x20]
-	WORD $0x140000be // b 0x1c50 <k_mul_panels+0x1c38>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540063cb // b.lt 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x54001aed // b.le 0x1cc4 <k_mul_panels+0x1cac>
-	WORD $0x3dc003b0 // ldr q16, [x29]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x54006300 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0x140000df // b 0x1cfc <k_mul_panels+0x1ce4>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400c0ab // b.lt 0x319c <k_mul_panels+0x3184>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400204d // b.le 0x1d98 <k_mul_panels+0x1d80>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x1a9f97ec // cset w12, hi
-	WORD $0x54003269 // b.ls 0x1fec <k_mul_panels+0x1fd4>
-	WORD $0x3dc007b0 // ldr q16, [x29, #0x10]
-	WORD $0x1400019a // b 0x2010 <k_mul_panels+0x1ff8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400fdab // b.lt 0x3964 <k_mul_panels+0x394c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400212d // b.le 0x1ddc <k_mul_panels+0x1dc4>
-	WORD $0x3dc003a8 // ldr q8, [x29]
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013ce // sub x14, x30, #0x4
-	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
-	WORD $0x54003a69 // b.ls 0x2118 <k_mul_panels+0x2100>
-	WORD $0x3dc007a8 // ldr q8, [x29, #0x10]
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0xd10023da // sub x26, x30, #0x8
-	WORD $0x54006d09 // b.ls 0x277c <k_mul_panels+0x2764>
-	WORD $0x3dc00ba9 // ldr q9, [x29, #0x20]
-	WORD $0x5280003b // mov w27, #0x1 // =1
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
-	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54002181 // b.ne 0x1e28 <k_mul_panels+0x1e10>
-	WORD $0x140007da // b 0x3964 <k_mul_panels+0x394c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5401280b // b.lt 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400218d // b.le 0x1e3c <k_mul_panels+0x1e24>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013da // sub x26, x30, #0x4
-	WORD $0x1a9f97eb // cset w11, hi
-	WORD $0x54003ea9 // b.ls 0x21f0 <k_mul_panels+0x21d8>
-	WORD $0x3dc007b8 // ldr q24, [x29, #0x10]
-	WORD $0x140001fc // b 0x2214 <k_mul_panels+0x21fc>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff3a20 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x1400003b // b 0x1b20 <k_mul_panels+0x1b08>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff39a0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x1400006d // b 0x1bf8 <k_mul_panels+0x1be0>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff3920 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x1400008e // b 0x1c8c <k_mul_panels+0x1c74>
-	WORD $0xbd4003a4 // ldr s4, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1a78 <k_mul_panels+0x1a60>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1a78 <k_mul_panels+0x1a60>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54004760 // b.eq 0x236c <k_mul_panels+0x2354>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540045ad // b.le 0x2340 <k_mul_panels+0x2328>
-	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
-	WORD $0x54004680 // b.eq 0x236c <k_mul_panels+0x2354>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
-	WORD $0x540045c0 // b.eq 0x236c <k_mul_panels+0x2354>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
-	WORD $0x14000229 // b 0x236c <k_mul_panels+0x2354>
-	WORD $0xbd4003a2 // ldr s2, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1aec <k_mul_panels+0x1ad4>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409162 // ld1 { v2.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1aec <k_mul_panels+0x1ad4>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408162 // ld1 { v2.s }[2], [x11]
-	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000101 // b.ne 0x1b20 <k_mul_panels+0x1b08>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400010d // b.le 0x1b28 <k_mul_panels+0x1b10>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3d8003a1 // str q1, [x29]
-	WORD $0x54001b69 // b.ls 0x1e80 <k_mul_panels+0x1e68>
-	WORD $0x3d8007a0 // str q0, [x29, #0x10]
-	WORD $0x17fff996 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xad000141 // stp q1, q0, [x10]
-	WORD $0x17fff994 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003a1 // str s1, [x29]
-	WORD $0x540000cb // b.lt 0x1b48 <k_mul_panels+0x1b30>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1b48 <k_mul_panels+0x1b30>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0xbd0013a0 // str s0, [x29, #0x10]
-	WORD $0x17fff98a // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xbd4003b4 // ldr s20, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1b70 <k_mul_panels+0x1b58>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409174 // ld1 { v20.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1b70 <k_mul_panels+0x1b58>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408174 // ld1 { v20.s }[2], [x11]
-	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xbd4013b4 // ldr s20, [x29, #0x10]
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0xbd4023b5 // ldr s21, [x29, #0x20]
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x2a1f03e6 // mov w6, wzr
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
-	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54008780 // b.eq 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0x8b050bb8 // add x24, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x54001bcd // b.le 0x1f1c <k_mul_panels+0x1f04>
-	WORD $0x3dc00314 // ldr q20, [x24]
-	WORD $0x140000e4 // b 0x1f3c <k_mul_panels+0x1f24>
-	WORD $0xbd4003a1 // ldr s1, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1bd0 <k_mul_panels+0x1bb8>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409161 // ld1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1bd0 <k_mul_panels+0x1bb8>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408161 // ld1 { v1.s }[2], [x11]
-	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540000e1 // b.ne 0x1bf8 <k_mul_panels+0x1be0>
-	WORD $0xf100003f // cmp x1, #0x0
-	WORD $0x54ff2c8d // b.le 0x174 <k_mul_panels+0x15c>
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x540000ab // b.lt 0x1c00 <k_mul_panels+0x1be8>
-	WORD $0x3d8003a0 // str q0, [x29]
-	WORD $0x17fff960 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0x3d800140 // str q0, [x10]
-	WORD $0x17fff95e // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1c1c <k_mul_panels+0x1c04>
-	WORD $0x54000060 // b.eq 0x1c14 <k_mul_panels+0x1bfc>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0xbd0003a0 // str s0, [x29]
-	WORD $0x17fff955 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xbd4003a3 // ldr s3, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1c44 <k_mul_panels+0x1c2c>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409163 // ld1 { v3.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1c44 <k_mul_panels+0x1c2c>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408163 // ld1 { v3.s }[2], [x11]
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
-	WORD $0xbd4023a4 // ldr s4, [x29, #0x20]
-	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
-	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000161 // b.ne 0x1c8c <k_mul_panels+0x1c74>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400018d // b.le 0x1c98 <k_mul_panels+0x1c80>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3d8003a2 // str q2, [x29]
-	WORD $0x54001189 // b.ls 0x1ea4 <k_mul_panels+0x1e8c>
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0x3d8007a1 // str q1, [x29, #0x10]
-	WORD $0x540034e9 // b.ls 0x231c <k_mul_panels+0x2304>
-	WORD $0x3d800ba0 // str q0, [x29, #0x20]
-	WORD $0x17fff93b // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xad000542 // stp q2, q1, [x10]
-	WORD $0x3d800940 // str q0, [x10, #0x20]
-	WORD $0x17fff938 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003a2 // str s2, [x29]
-	WORD $0x540000cb // b.lt 0x1cb8 <k_mul_panels+0x1ca0>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d009162 // st1 { v2.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1cb8 <k_mul_panels+0x1ca0>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d008162 // st1 { v2.s }[2], [x11]
-	WORD $0xbd0013a1 // str s1, [x29, #0x10]
-	WORD $0xbd0023a0 // str s0, [x29, #0x20]
-	WORD $0x17fff92d // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xbd4003b0 // ldr s16, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1ce4 <k_mul_panels+0x1ccc>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1ce4 <k_mul_panels+0x1ccc>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54004760 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540045ad // b.le 0x25ac <k_mul_panels+0x2594>
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
-	WORD $0x54004680 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0x540045c0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0x54004500 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf9401beb // ldr x11, [sp, #0x30]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
-	WORD $0x54004440 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0x54004380 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x540042c0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
-	WORD $0x14000211 // b 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xbd4003b0 // ldr s16, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1db8 <k_mul_panels+0x1da0>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1db8 <k_mul_panels+0x1da0>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0xbd4013b1 // ldr s17, [x29, #0x10]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
-	WORD $0x54009ea0 // b.eq 0x319c <k_mul_panels+0x3184>
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b050ba6 // add x6, x29, x5, lsl #2
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x140000a9 // b 0x207c <k_mul_panels+0x2064>
-	WORD $0xbd4003a8 // ldr s8, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1dfc <k_mul_panels+0x1de4>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409168 // ld1 { v8.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1dfc <k_mul_panels+0x1de4>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
-	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
-	WORD $0xbd4013a8 // ldr s8, [x29, #0x10]
-	WORD $0xd10013ce // sub x14, x30, #0x4
-	WORD $0xbd4023a9 // ldr s9, [x29, #0x20]
-	WORD $0x2a1f03fb // mov w27, wzr
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xd10023da // sub x26, x30, #0x8
-	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
-	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400da00 // b.eq 0x3964 <k_mul_panels+0x394c>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540018ad // b.le 0x2144 <k_mul_panels+0x212c>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x140000cb // b 0x2164 <k_mul_panels+0x214c>
-	WORD $0xbd4003b8 // ldr s24, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1e5c <k_mul_panels+0x1e44>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1e5c <k_mul_panels+0x1e44>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0xbd4013b9 // ldr s25, [x29, #0x10]
-	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x4e36d736 // fadd v22.4s, v25.4s, v22.4s
-	WORD $0x540104c0 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b050bae // add x14, x29, x5, lsl #2
-	WORD $0xd10013da // sub x26, x30, #0x4
-	WORD $0x14000101 // b 0x2280 <k_mul_panels+0x2268>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013a0 // str s0, [x29, #0x10]
-	WORD $0x54ff1763 // b.lo 0x174 <k_mul_panels+0x15c>
-	WORD $0x910053ab // add x11, x29, #0x14
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54ff1700 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x17fff8b5 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013a1 // str s1, [x29, #0x10]
-	WORD $0x540000c3 // b.lo 0x1ec4 <k_mul_panels+0x1eac>
-	WORD $0x910053ab // add x11, x29, #0x14
-	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x1ec4 <k_mul_panels+0x1eac>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0xbd0023a0 // str s0, [x29, #0x20]
-	WORD $0x17fff8ab // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54ffe0e3 // b.lo 0x1af0 <k_mul_panels+0x1ad8>
-	WORD $0x910053ab // add x11, x29, #0x14
-	WORD $0x0d409163 // ld1 { v3.s }[1], [x11]
-	WORD $0x54ffe080 // b.eq 0x1af0 <k_mul_panels+0x1ad8>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x4d408163 // ld1 { v3.s }[2], [x11]
-	WORD $0x17ffff01 // b 0x1af0 <k_mul_panels+0x1ad8>
-	WORD $0xbd4013b4 // ldr s20, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54ffe423 // b.lo 0x1b7c <k_mul_panels+0x1b64>
-	WORD $0x910053ac // add x12, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409194 // ld1 { v20.s }[1], [x12]
-	WORD $0x54ffe3a0 // b.eq 0x1b7c <k_mul_panels+0x1b64>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x4d408174 // ld1 { v20.s }[2], [x11]
-	WORD $0x5280006b // mov w11, #0x3 // =3
-	WORD $0x17ffff19 // b 0x1b7c <k_mul_panels+0x1b64>
-	WORD $0xbd400314 // ldr s20, [x24]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1f3c <k_mul_panels+0x1f24>
-	WORD $0x9100131a // add x26, x24, #0x4
-	WORD $0x0d409354 // ld1 { v20.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x1f3c <k_mul_panels+0x1f24>
-	WORD $0x9100231a // add x26, x24, #0x8
-	WORD $0x4d408354 // ld1 { v20.s }[2], [x26]
-	WORD $0x36000066 // tbz w6, #0x0, 0x1f48 <k_mul_panels+0x1f30>
-	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
-	WORD $0x1400000a // b 0x1f6c <k_mul_panels+0x1f54>
-	WORD $0xbd401315 // ldr s21, [x24, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x1f6c <k_mul_panels+0x1f54>
-	WORD $0x9100531a // add x26, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409355 // ld1 { v21.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x1f6c <k_mul_panels+0x1f54>
-	WORD $0x9100631a // add x26, x24, #0x18
-	WORD $0x4d408355 // ld1 { v21.s }[2], [x26]
-	WORD $0x3600006e // tbz w14, #0x0, 0x1f78 <k_mul_panels+0x1f60>
-	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
-	WORD $0x1400000a // b 0x1f9c <k_mul_panels+0x1f84>
-	WORD $0xbd402316 // ldr s22, [x24, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x1f9c <k_mul_panels+0x1f84>
-	WORD $0x9100931a // add x26, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d409356 // ld1 { v22.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x1f9c <k_mul_panels+0x1f84>
-	WORD $0x9100a318 // add x24, x24, #0x28
-	WORD $0x4d408316 // ld1 { v22.s }[2], [x24]
-	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
-	WORD $0x4e27d6a7 // fadd v7.4s, v21.4s, v7.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x4e26d6c6 // fadd v6.4s, v22.4s, v6.4s
-	WORD $0x540066e0 // b.eq 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0xf94047f8 // ldr x24, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b1803b8 // add x24, x29, x24
-	WORD $0x5400290d // b.le 0x24dc <k_mul_panels+0x24c4>
-	WORD $0x3dc00314 // ldr q20, [x24]
-	WORD $0x1400014e // b 0x24fc <k_mul_panels+0x24e4>
-	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54ffe3e3 // b.lo 0x1c4c <k_mul_panels+0x1c34>
-	WORD $0x910053ab // add x11, x29, #0x14
-	WORD $0x0d409163 // ld1 { v3.s }[1], [x11]
-	WORD $0x54ffe380 // b.eq 0x1c4c <k_mul_panels+0x1c34>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x4d408163 // ld1 { v3.s }[2], [x11]
-	WORD $0x17ffff19 // b 0x1c4c <k_mul_panels+0x1c34>
-	WORD $0xbd4013b0 // ldr s16, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2010 <k_mul_panels+0x1ff8>
-	WORD $0x910053ae // add x14, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d4091d0 // ld1 { v16.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x2010 <k_mul_panels+0x1ff8>
-	WORD $0x910063ae // add x14, x29, #0x18
-	WORD $0x4d4081d0 // ld1 { v16.s }[2], [x14]
-	WORD $0x3dc003b1 // ldr q17, [x29]
-	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x4e27d627 // fadd v7.4s, v17.4s, v7.4s
-	WORD $0x54008be0 // b.eq 0x319c <k_mul_panels+0x3184>
-	WORD $0x8b050ba6 // add x6, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400028d // b.le 0x207c <k_mul_panels+0x2064>
-	WORD $0xaa0603ee // mov x14, x6
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
-	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0x54000368 // b.hi 0x20ac <k_mul_panels+0x2094>
-	WORD $0xbd4001d0 // ldr s16, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2068 <k_mul_panels+0x2050>
-	WORD $0x910050cc // add x12, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x2068 <k_mul_panels+0x2050>
-	WORD $0x910060cc // add x12, x6, #0x18
-	WORD $0x4d408190 // ld1 { v16.s }[2], [x12]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54008940 // b.eq 0x319c <k_mul_panels+0x3184>
-	WORD $0x14000012 // b 0x20c0 <k_mul_panels+0x20a8>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x209c <k_mul_panels+0x2084>
-	WORD $0x8b050bae // add x14, x29, x5, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x910011c6 // add x6, x14, #0x4
-	WORD $0x0d4090d0 // ld1 { v16.s }[1], [x6]
-	WORD $0x54003e41 // b.ne 0x2860 <k_mul_panels+0x2848>
-	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0x8b050bae // add x14, x29, x5, lsl #2
-	WORD $0x910041ce // add x14, x14, #0x10
-	WORD $0x36003e6c // tbz w12, #0x0, 0x2874 <k_mul_panels+0x285c>
-	WORD $0x3dc001d0 // ldr q16, [x14]
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54008700 // b.eq 0x319c <k_mul_panels+0x3184>
-	WORD $0xf94047ee // ldr x14, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0e03ae // add x14, x29, x14
-	WORD $0x54003e2d // b.le 0x2890 <k_mul_panels+0x2878>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0x3cc104d0 // ldr q16, [x6], #0x10
-	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
-	WORD $0x37003f0c // tbnz w12, #0x0, 0x28bc <k_mul_panels+0x28a4>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2104 <k_mul_panels+0x20ec>
-	WORD $0x910051cc // add x12, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x2104 <k_mul_panels+0x20ec>
-	WORD $0x910061cc // add x12, x14, #0x18
-	WORD $0x4d408190 // ld1 { v16.s }[2], [x12]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54003e01 // b.ne 0x28d0 <k_mul_panels+0x28b8>
-	WORD $0x14000422 // b 0x319c <k_mul_panels+0x3184>
-	WORD $0xbd4013a8 // ldr s8, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54ffe743 // b.lo 0x1e08 <k_mul_panels+0x1df0>
-	WORD $0x910053ab // add x11, x29, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409168 // ld1 { v8.s }[1], [x11]
-	WORD $0x54ffe6c0 // b.eq 0x1e08 <k_mul_panels+0x1df0>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x5280006e // mov w14, #0x3 // =3
-	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
-	WORD $0x17ffff32 // b 0x1e08 <k_mul_panels+0x1df0>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2164 <k_mul_panels+0x214c>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2164 <k_mul_panels+0x214c>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x2170 <k_mul_panels+0x2158>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x2194 <k_mul_panels+0x217c>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x2194 <k_mul_panels+0x217c>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2194 <k_mul_panels+0x217c>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x21a0 <k_mul_panels+0x2188>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x21c4 <k_mul_panels+0x21ac>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x21c4 <k_mul_panels+0x21ac>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x21c4 <k_mul_panels+0x21ac>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
-	WORD $0x4e3cd51c // fadd v28.4s, v8.4s, v28.4s
-	WORD $0x4e3bd53b // fadd v27.4s, v9.4s, v27.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x4e3ad55a // fadd v26.4s, v10.4s, v26.4s
-	WORD $0x5400bc80 // b.eq 0x3964 <k_mul_panels+0x394c>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x54002e8d // b.le 0x27b4 <k_mul_panels+0x279c>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x1400017a // b 0x27d4 <k_mul_panels+0x27bc>
-	WORD $0xbd4013b8 // ldr s24, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2214 <k_mul_panels+0x21fc>
-	WORD $0x910053ac // add x12, x29, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409198 // ld1 { v24.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x2214 <k_mul_panels+0x21fc>
-	WORD $0x910063ac // add x12, x29, #0x18
-	WORD $0x4d408198 // ld1 { v24.s }[2], [x12]
-	WORD $0x3dc003b9 // ldr q25, [x29]
-	WORD $0x4e36d716 // fadd v22.4s, v24.4s, v22.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x4e37d737 // fadd v23.4s, v25.4s, v23.4s
-	WORD $0x5400e700 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0x8b050bae // add x14, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400028d // b.le 0x2280 <k_mul_panels+0x2268>
-	WORD $0xaa0e03ec // mov x12, x14
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3cc10598 // ldr q24, [x12], #0x10
-	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
-	WORD $0x54000368 // b.hi 0x22b0 <k_mul_panels+0x2298>
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x226c <k_mul_panels+0x2254>
-	WORD $0x910051cb // add x11, x14, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x226c <k_mul_panels+0x2254>
-	WORD $0x910061cb // add x11, x14, #0x18
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400e460 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0x14000012 // b 0x22c4 <k_mul_panels+0x22ac>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x22a0 <k_mul_panels+0x2288>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
-	WORD $0x540033e1 // b.ne 0x2918 <k_mul_panels+0x2900>
-	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x3600340b // tbz w11, #0x0, 0x292c <k_mul_panels+0x2914>
-	WORD $0x3dc00198 // ldr q24, [x12]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400e220 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x540033cd // b.le 0x2948 <k_mul_panels+0x2930>
-	WORD $0xaa0c03ee // mov x14, x12
-	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
-	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
-	WORD $0x370034ab // tbnz w11, #0x0, 0x2974 <k_mul_panels+0x295c>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2308 <k_mul_panels+0x22f0>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x2308 <k_mul_panels+0x22f0>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x540033a1 // b.ne 0x2988 <k_mul_panels+0x2970>
-	WORD $0x140006fb // b 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0023a0 // str s0, [x29, #0x20]
-	WORD $0x54fef283 // b.lo 0x174 <k_mul_panels+0x15c>
-	WORD $0x910093ab // add x11, x29, #0x24
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fef220 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x9100a3ab // add x11, x29, #0x28
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x17fff78e // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xbd400164 // ldr s4, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2360 <k_mul_panels+0x2348>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x2360 <k_mul_panels+0x2348>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
-	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54004121 // b.ne 0x2b8c <k_mul_panels+0x2b74>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540002c1 // b.ne 0x23cc <k_mul_panels+0x23b4>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54feefcb // b.lt 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540002ad // b.le 0x23d8 <k_mul_panels+0x23c0>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x3d8003a3 // str q3, [x29]
-	WORD $0x54feef20 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94017eb // ldr x11, [sp, #0x28]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x3cab6ba2 // str q2, [x29, x11]
-	WORD $0x54feeea0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3cab6ba1 // str q1, [x29, x11]
-	WORD $0x54feee20 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x5400060d // b.le 0x2480 <k_mul_panels+0x2468>
-	WORD $0x3d800160 // str q0, [x11]
-	WORD $0x17fff76b // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xad000943 // stp q3, q2, [x10]
-	WORD $0xad010141 // stp q1, q0, [x10, #0x20]
-	WORD $0x17fff768 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400026b // b.lt 0x2428 <k_mul_panels+0x2410>
-	WORD $0x54000060 // b.eq 0x23ec <k_mul_panels+0x23d4>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d008163 // st1 { v3.s }[2], [x11]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xfd0003a3 // str d3, [x29]
-	WORD $0x54feec00 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540001cb // b.lt 0x2438 <k_mul_panels+0x2420>
-	WORD $0x54000060 // b.eq 0x2410 <k_mul_panels+0x23f8>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008182 // st1 { v2.s }[2], [x12]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xfd000162 // str d2, [x11]
-	WORD $0x54feeae0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x1400000c // b 0x2454 <k_mul_panels+0x243c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xbd0003a3 // str s3, [x29]
-	WORD $0x54feea20 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x54fee9a0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x540000eb // b.lt 0x246c <k_mul_panels+0x2454>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54000060 // b.eq 0x2464 <k_mul_panels+0x244c>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008181 // st1 { v1.s }[2], [x12]
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d009181 // st1 { v1.s }[1], [x12]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0xbd000161 // str s1, [x11]
-	WORD $0x54fee800 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x249c <k_mul_panels+0x2484>
-	WORD $0x54000060 // b.eq 0x2494 <k_mul_panels+0x247c>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008180 // st1 { v0.s }[2], [x12]
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0x17fff735 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xbd4023b5 // ldr s21, [x29, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000a3 // b.lo 0x24c0 <k_mul_panels+0x24a8>
-	WORD $0x910093ae // add x14, x29, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d4091d5 // ld1 { v21.s }[1], [x14]
-	WORD $0x54008061 // b.ne 0x34c8 <k_mul_panels+0x34b0>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
-	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54ffb641 // b.ne 0x1b9c <k_mul_panels+0x1b84>
-	WORD $0x140001ec // b 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0xbd400314 // ldr s20, [x24]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x24fc <k_mul_panels+0x24e4>
-	WORD $0x9100131a // add x26, x24, #0x4
-	WORD $0x0d409354 // ld1 { v20.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x24fc <k_mul_panels+0x24e4>
-	WORD $0x9100231a // add x26, x24, #0x8
-	WORD $0x4d408354 // ld1 { v20.s }[2], [x26]
-	WORD $0x36000066 // tbz w6, #0x0, 0x2508 <k_mul_panels+0x24f0>
-	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
-	WORD $0x1400000a // b 0x252c <k_mul_panels+0x2514>
-	WORD $0xbd401315 // ldr s21, [x24, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x252c <k_mul_panels+0x2514>
-	WORD $0x9100531a // add x26, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409355 // ld1 { v21.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x252c <k_mul_panels+0x2514>
-	WORD $0x9100631a // add x26, x24, #0x18
-	WORD $0x4d408355 // ld1 { v21.s }[2], [x26]
-	WORD $0x3600006e // tbz w14, #0x0, 0x2538 <k_mul_panels+0x2520>
-	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
-	WORD $0x1400000a // b 0x255c <k_mul_panels+0x2544>
-	WORD $0xbd402316 // ldr s22, [x24, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x255c <k_mul_panels+0x2544>
-	WORD $0x9100931a // add x26, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d409356 // ld1 { v22.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x255c <k_mul_panels+0x2544>
-	WORD $0x9100a318 // add x24, x24, #0x28
-	WORD $0x4d408316 // ld1 { v22.s }[2], [x24]
-	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
-	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
-	WORD $0x540038e0 // b.eq 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0xf94027f8 // ldr x24, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b1803b8 // add x24, x29, x24
-	WORD $0x5400340d // b.le 0x2bfc <k_mul_panels+0x2be4>
-	WORD $0x3dc00314 // ldr q20, [x24]
-	WORD $0x140001a6 // b 0x2c1c <k_mul_panels+0x2c04>
-	WORD $0xbd4023a4 // ldr s4, [x29, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x54ffb603 // b.lo 0x1c50 <k_mul_panels+0x1c38>
-	WORD $0x910093ab // add x11, x29, #0x24
-	WORD $0x0d409164 // ld1 { v4.s }[1], [x11]
-	WORD $0x54ffb5a0 // b.eq 0x1c50 <k_mul_panels+0x1c38>
-	WORD $0x9100a3ab // add x11, x29, #0x28
-	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
-	WORD $0x17fffdaa // b 0x1c50 <k_mul_panels+0x1c38>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x25cc <k_mul_panels+0x25b4>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x25cc <k_mul_panels+0x25b4>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54004cc1 // b.ne 0x2f6c <k_mul_panels+0x2f54>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54fedc21 // b.ne 0x164 <k_mul_panels+0x14c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fedc6b // b.lt 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400048d // b.le 0x2680 <k_mul_panels+0x2668>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x3d8003a7 // str q7, [x29]
-	WORD $0x54fedbc0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94017eb // ldr x11, [sp, #0x28]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x3cab6ba6 // str q6, [x29, x11]
-	WORD $0x54fedb40 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3cab6ba5 // str q5, [x29, x11]
-	WORD $0x54fedac0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x540007ed // b.le 0x2728 <k_mul_panels+0x2710>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x3d800164 // str q4, [x11]
-	WORD $0x54fed9e0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x3ca57ba3 // str q3, [x29, x5, lsl #4]
-	WORD $0x54fed980 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x3cab6ba2 // str q2, [x29, x11]
-	WORD $0x54fed900 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x540026ed // b.le 0x2b40 <k_mul_panels+0x2b28>
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x3d800161 // str q1, [x11]
-	WORD $0x54fed820 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x3cab6ba0 // str q0, [x29, x11]
-	WORD $0x17fff6be // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400026b // b.lt 0x26d0 <k_mul_panels+0x26b8>
-	WORD $0x54000060 // b.eq 0x2694 <k_mul_panels+0x267c>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d008167 // st1 { v7.s }[2], [x11]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xfd0003a7 // str d7, [x29]
-	WORD $0x54fed6c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540001cb // b.lt 0x26e0 <k_mul_panels+0x26c8>
-	WORD $0x54000060 // b.eq 0x26b8 <k_mul_panels+0x26a0>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008186 // st1 { v6.s }[2], [x12]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xfd000166 // str d6, [x11]
-	WORD $0x54fed5a0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x1400000c // b 0x26fc <k_mul_panels+0x26e4>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xbd0003a7 // str s7, [x29]
-	WORD $0x54fed4e0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x8b050bab // add x11, x29, x5, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xbd000166 // str s6, [x11]
-	WORD $0x54fed460 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x540000eb // b.lt 0x2714 <k_mul_panels+0x26fc>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54000060 // b.eq 0x270c <k_mul_panels+0x26f4>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008185 // st1 { v5.s }[2], [x12]
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d009185 // st1 { v5.s }[1], [x12]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0xbd000165 // str s5, [x11]
-	WORD $0x54fed2c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54001dcb // b.lt 0x2ae4 <k_mul_panels+0x2acc>
-	WORD $0x54000060 // b.eq 0x273c <k_mul_panels+0x2724>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008184 // st1 { v4.s }[2], [x12]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0xfd000164 // str d4, [x11]
-	WORD $0x54fed180 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9401beb // ldr x11, [sp, #0x30]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54001d2b // b.lt 0x2af8 <k_mul_panels+0x2ae0>
-	WORD $0x54000060 // b.eq 0x2764 <k_mul_panels+0x274c>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008183 // st1 { v3.s }[2], [x12]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0xfd000163 // str d3, [x11]
-	WORD $0x54fed040 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x140000e7 // b 0x2b14 <k_mul_panels+0x2afc>
-	WORD $0xbd4023a9 // ldr s9, [x29, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000a3 // b.lo 0x2798 <k_mul_panels+0x2780>
-	WORD $0x910093ab // add x11, x29, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409169 // ld1 { v9.s }[1], [x11]
-	WORD $0x54006ac1 // b.ne 0x34ec <k_mul_panels+0x34d4>
-	WORD $0x2a1f03fb // mov w27, wzr
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
-	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54ffb3e1 // b.ne 0x1e28 <k_mul_panels+0x1e10>
-	WORD $0x1400046d // b 0x3964 <k_mul_panels+0x394c>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x27d4 <k_mul_panels+0x27bc>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x27d4 <k_mul_panels+0x27bc>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x27e0 <k_mul_panels+0x27c8>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x2804 <k_mul_panels+0x27ec>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x2804 <k_mul_panels+0x27ec>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2804 <k_mul_panels+0x27ec>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x2810 <k_mul_panels+0x27f8>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x2834 <k_mul_panels+0x281c>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x2834 <k_mul_panels+0x281c>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2834 <k_mul_panels+0x281c>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
-	WORD $0x4e39d519 // fadd v25.4s, v8.4s, v25.4s
-	WORD $0x4e38d538 // fadd v24.4s, v9.4s, v24.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e37d557 // fadd v23.4s, v10.4s, v23.4s
-	WORD $0x54008900 // b.eq 0x3964 <k_mul_panels+0x394c>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x540043cd // b.le 0x30cc <k_mul_panels+0x30b4>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x14000224 // b 0x30ec <k_mul_panels+0x30d4>
-	WORD $0x910021c6 // add x6, x14, #0x8
-	WORD $0x4d4080d0 // ld1 { v16.s }[2], [x6]
-	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0x910041ce // add x14, x14, #0x10
-	WORD $0x3707c1ec // tbnz w12, #0x0, 0x20ac <k_mul_panels+0x2094>
-	WORD $0xbd4001d0 // ldr s16, [x14]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0x540048e0 // b.eq 0x319c <k_mul_panels+0x3184>
-	WORD $0xf94047ee // ldr x14, [sp, #0x88]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b0e03ae // add x14, x29, x14
-	WORD $0xbd4001d0 // ldr s16, [x14]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x28b0 <k_mul_panels+0x2898>
-	WORD $0x910011c6 // add x6, x14, #0x4
-	WORD $0x0d4090d0 // ld1 { v16.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x28b0 <k_mul_panels+0x2898>
-	WORD $0x910021c6 // add x6, x14, #0x8
-	WORD $0x4d4080d0 // ld1 { v16.s }[2], [x6]
-	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x3600094c // tbz w12, #0x0, 0x29e0 <k_mul_panels+0x29c8>
-	WORD $0x3dc000d0 // ldr q16, [x6]
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54004680 // b.eq 0x319c <k_mul_panels+0x3184>
-	WORD $0xf94027ee // ldr x14, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0e03ae // add x14, x29, x14
-	WORD $0x5400090d // b.le 0x29fc <k_mul_panels+0x29e4>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0x3cc104d0 // ldr q16, [x6], #0x10
-	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x370009ec // tbnz w12, #0x0, 0x2a28 <k_mul_panels+0x2a10>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54004503 // b.lo 0x3198 <k_mul_panels+0x3180>
-	WORD $0x910051cc // add x12, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54004480 // b.eq 0x3198 <k_mul_panels+0x3180>
-	WORD $0x910061cb // add x11, x14, #0x18
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x14000221 // b 0x3198 <k_mul_panels+0x3180>
-	WORD $0x9100218e // add x14, x12, #0x8
-	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
-	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x3707cc4b // tbnz w11, #0x0, 0x22b0 <k_mul_panels+0x2298>
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0x5400ae60 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2968 <k_mul_panels+0x2950>
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x2968 <k_mul_panels+0x2950>
-	WORD $0x9100218e // add x14, x12, #0x8
-	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
-	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x3600060b // tbz w11, #0x0, 0x2a30 <k_mul_panels+0x2a18>
-	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400ac00 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x540005cd // b.le 0x2a4c <k_mul_panels+0x2a34>
-	WORD $0xaa0c03ee // mov x14, x12
-	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
-	WORD $0x4e31d711 // fadd v17.4s, v24.4s, v17.4s
-	WORD $0x370006ab // tbnz w11, #0x0, 0x2a78 <k_mul_panels+0x2a60>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x29cc <k_mul_panels+0x29b4>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x29cc <k_mul_panels+0x29b4>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x540005a1 // b.ne 0x2a8c <k_mul_panels+0x2a74>
-	WORD $0x1400054a // b 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0x54003d80 // b.eq 0x319c <k_mul_panels+0x3184>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b0b03ae // add x14, x29, x11
-	WORD $0xbd4001d0 // ldr s16, [x14]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2a1c <k_mul_panels+0x2a04>
-	WORD $0x910011cb // add x11, x14, #0x4
-	WORD $0x0d409170 // ld1 { v16.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x2a1c <k_mul_panels+0x2a04>
-	WORD $0x910021cb // add x11, x14, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x36003b8c // tbz w12, #0x0, 0x3194 <k_mul_panels+0x317c>
-	WORD $0x3dc000d0 // ldr q16, [x6]
-	WORD $0x140001db // b 0x3198 <k_mul_panels+0x3180>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
-	WORD $0x5400a640 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2a6c <k_mul_panels+0x2a54>
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x2a6c <k_mul_panels+0x2a54>
-	WORD $0x9100218e // add x14, x12, #0x8
-	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
-	WORD $0x4e31d711 // fadd v17.4s, v24.4s, v17.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x36004d0b // tbz w11, #0x0, 0x3414 <k_mul_panels+0x33fc>
-	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400a3e0 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf9401bec // ldr x12, [sp, #0x30]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x54004ccd // b.le 0x3430 <k_mul_panels+0x3418>
-	WORD $0xaa0c03ee // mov x14, x12
-	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
-	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
-	WORD $0x37004dab // tbnz w11, #0x0, 0x345c <k_mul_panels+0x3444>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2ad0 <k_mul_panels+0x2ab8>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x2ad0 <k_mul_panels+0x2ab8>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54004ca1 // b.ne 0x3470 <k_mul_panels+0x3458>
-	WORD $0x14000509 // b 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0xbd000164 // str s4, [x11]
-	WORD $0x54feb440 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9401beb // ldr x11, [sp, #0x30]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0xbd000163 // str s3, [x11]
-	WORD $0x54feb3a0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x540000eb // b.lt 0x2b2c <k_mul_panels+0x2b14>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54000060 // b.eq 0x2b24 <k_mul_panels+0x2b0c>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008182 // st1 { v2.s }[2], [x12]
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d009182 // st1 { v2.s }[1], [x12]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x54feb200 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400640b // b.lt 0x37c4 <k_mul_panels+0x37ac>
-	WORD $0x54000060 // b.eq 0x2b54 <k_mul_panels+0x2b3c>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008181 // st1 { v1.s }[2], [x12]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0xfd000161 // str d1, [x11]
-	WORD $0x54feb0c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ffc98b // b.lt 0x249c <k_mul_panels+0x2484>
-	WORD $0x54000060 // b.eq 0x2b7c <k_mul_panels+0x2b64>
-	WORD $0x9100216c // add x12, x11, #0x8
-	WORD $0x4d008180 // st1 { v0.s }[2], [x12]
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0x17fff57b // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ff788c // b.gt 0x1aa8 <k_mul_panels+0x1a90>
-	WORD $0xbd400164 // ldr s4, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2bbc <k_mul_panels+0x2ba4>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x2bbc <k_mul_panels+0x2ba4>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
-	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54ffbd40 // b.eq 0x236c <k_mul_panels+0x2354>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ff776c // b.gt 0x1ac0 <k_mul_panels+0x1aa8>
-	WORD $0xbd400164 // ldr s4, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54ff772b // b.lt 0x1ac4 <k_mul_panels+0x1aac>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409184 // ld1 { v4.s }[1], [x12]
-	WORD $0x54ff76c0 // b.eq 0x1ac4 <k_mul_panels+0x1aac>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408164 // ld1 { v4.s }[2], [x11]
-	WORD $0x17fffbb3 // b 0x1ac4 <k_mul_panels+0x1aac>
-	WORD $0xbd400314 // ldr s20, [x24]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2c1c <k_mul_panels+0x2c04>
-	WORD $0x9100131a // add x26, x24, #0x4
-	WORD $0x0d409354 // ld1 { v20.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x2c1c <k_mul_panels+0x2c04>
-	WORD $0x9100231a // add x26, x24, #0x8
-	WORD $0x4d408354 // ld1 { v20.s }[2], [x26]
-	WORD $0x36000066 // tbz w6, #0x0, 0x2c28 <k_mul_panels+0x2c10>
-	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
-	WORD $0x1400000a // b 0x2c4c <k_mul_panels+0x2c34>
-	WORD $0xbd401315 // ldr s21, [x24, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x2c4c <k_mul_panels+0x2c34>
-	WORD $0x91005306 // add x6, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d4090d5 // ld1 { v21.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2c4c <k_mul_panels+0x2c34>
-	WORD $0x9100630b // add x11, x24, #0x18
-	WORD $0x4d408175 // ld1 { v21.s }[2], [x11]
-	WORD $0x3600006e // tbz w14, #0x0, 0x2c58 <k_mul_panels+0x2c40>
-	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
-	WORD $0x1400000a // b 0x2c7c <k_mul_panels+0x2c64>
-	WORD $0xbd402316 // ldr s22, [x24, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x2c7c <k_mul_panels+0x2c64>
-	WORD $0x9100930b // add x11, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d409176 // ld1 { v22.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x2c7c <k_mul_panels+0x2c64>
-	WORD $0x9100a30b // add x11, x24, #0x28
-	WORD $0x4d408176 // ld1 { v22.s }[2], [x11]
-	WORD $0x4e22d682 // fadd v2.4s, v20.4s, v2.4s
-	WORD $0x4e21d6a1 // fadd v1.4s, v21.4s, v1.4s
-	WORD $0x4e20d6c0 // fadd v0.4s, v22.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000261 // b.ne 0x2cdc <k_mul_panels+0x2cc4>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fea6eb // b.lt 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540002cd // b.le 0x2cf8 <k_mul_panels+0x2ce0>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x3d8003b3 // str q19, [x29]
-	WORD $0x540004e9 // b.ls 0x2d4c <k_mul_panels+0x2d34>
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0x3d8007b2 // str q18, [x29, #0x10]
-	WORD $0x54000ac9 // b.ls 0x2e18 <k_mul_panels+0x2e00>
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800bb1 // str q17, [x29, #0x20]
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fea500 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000018 // b 0x2d38 <k_mul_panels+0x2d20>
-	WORD $0xad004953 // stp q19, q18, [x10]
-	WORD $0xad014151 // stp q17, q16, [x10, #0x20]
-	WORD $0xad021947 // stp q7, q6, [x10, #0x40]
-	WORD $0xad031145 // stp q5, q4, [x10, #0x60]
-	WORD $0xad040943 // stp q3, q2, [x10, #0x80]
-	WORD $0xad050141 // stp q1, q0, [x10, #0xa0]
-	WORD $0x17fff520 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003b3 // str s19, [x29]
-	WORD $0x540000cb // b.lt 0x2d18 <k_mul_panels+0x2d00>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d009173 // st1 { v19.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x2d18 <k_mul_panels+0x2d00>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d008173 // st1 { v19.s }[2], [x11]
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0xbd0013b2 // str s18, [x29, #0x10]
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x2a1f03e6 // mov w6, wzr
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0xbd0023b1 // str s17, [x29, #0x20]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fea200 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x8b050bb8 // add x24, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540001cd // b.le 0x2d78 <k_mul_panels+0x2d60>
-	WORD $0x3d800310 // str q16, [x24]
-	WORD $0x14000014 // b 0x2d98 <k_mul_panels+0x2d80>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013b2 // str s18, [x29, #0x10]
-	WORD $0x54fffe63 // b.lo 0x2d20 <k_mul_panels+0x2d08>
-	WORD $0x910053ac // add x12, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009192 // st1 { v18.s }[1], [x12]
-	WORD $0x54fffde0 // b.eq 0x2d20 <k_mul_panels+0x2d08>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x4d008172 // st1 { v18.s }[2], [x11]
-	WORD $0x5280006b // mov w11, #0x3 // =3
-	WORD $0x17ffffeb // b 0x2d20 <k_mul_panels+0x2d08>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000310 // str s16, [x24]
-	WORD $0x540000cb // b.lt 0x2d98 <k_mul_panels+0x2d80>
-	WORD $0x9100131a // add x26, x24, #0x4
-	WORD $0x0d009350 // st1 { v16.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x2d98 <k_mul_panels+0x2d80>
-	WORD $0x9100231a // add x26, x24, #0x8
-	WORD $0x4d008350 // st1 { v16.s }[2], [x26]
-	WORD $0x36000066 // tbz w6, #0x0, 0x2da4 <k_mul_panels+0x2d8c>
-	WORD $0x3d800707 // str q7, [x24, #0x10]
-	WORD $0x1400000a // b 0x2dc8 <k_mul_panels+0x2db0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd001307 // str s7, [x24, #0x10]
-	WORD $0x540000eb // b.lt 0x2dc8 <k_mul_panels+0x2db0>
-	WORD $0x9100531a // add x26, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009347 // st1 { v7.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x2dc8 <k_mul_panels+0x2db0>
-	WORD $0x9100631a // add x26, x24, #0x18
-	WORD $0x4d008347 // st1 { v7.s }[2], [x26]
-	WORD $0x3600006e // tbz w14, #0x0, 0x2dd4 <k_mul_panels+0x2dbc>
-	WORD $0x3d800b06 // str q6, [x24, #0x20]
-	WORD $0x1400000a // b 0x2df8 <k_mul_panels+0x2de0>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd002306 // str s6, [x24, #0x20]
-	WORD $0x540000eb // b.lt 0x2df8 <k_mul_panels+0x2de0>
-	WORD $0x9100931a // add x26, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009346 // st1 { v6.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x2df8 <k_mul_panels+0x2de0>
-	WORD $0x9100a318 // add x24, x24, #0x28
-	WORD $0x4d008306 // st1 { v6.s }[2], [x24]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe9bc0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047f8 // ldr x24, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b1803b8 // add x24, x29, x24
-	WORD $0x540001ed // b.le 0x2e48 <k_mul_panels+0x2e30>
-	WORD $0x3d800305 // str q5, [x24]
-	WORD $0x14000015 // b 0x2e68 <k_mul_panels+0x2e50>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0023b1 // str s17, [x29, #0x20]
-	WORD $0x540000a3 // b.lo 0x2e34 <k_mul_panels+0x2e1c>
-	WORD $0x910093ae // add x14, x29, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d0091d1 // st1 { v17.s }[1], [x14]
-	WORD $0x54001a41 // b.ne 0x3178 <k_mul_panels+0x3160>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe99a0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffffbd // b 0x2d38 <k_mul_panels+0x2d20>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000305 // str s5, [x24]
-	WORD $0x540000cb // b.lt 0x2e68 <k_mul_panels+0x2e50>
-	WORD $0x9100131a // add x26, x24, #0x4
-	WORD $0x0d009345 // st1 { v5.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x2e68 <k_mul_panels+0x2e50>
-	WORD $0x9100231a // add x26, x24, #0x8
-	WORD $0x4d008345 // st1 { v5.s }[2], [x26]
-	WORD $0x36000066 // tbz w6, #0x0, 0x2e74 <k_mul_panels+0x2e5c>
-	WORD $0x3d800704 // str q4, [x24, #0x10]
-	WORD $0x1400000a // b 0x2e98 <k_mul_panels+0x2e80>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd001304 // str s4, [x24, #0x10]
-	WORD $0x540000eb // b.lt 0x2e98 <k_mul_panels+0x2e80>
-	WORD $0x9100531a // add x26, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009344 // st1 { v4.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x2e98 <k_mul_panels+0x2e80>
-	WORD $0x9100631a // add x26, x24, #0x18
-	WORD $0x4d008344 // st1 { v4.s }[2], [x26]
-	WORD $0x3600006e // tbz w14, #0x0, 0x2ea4 <k_mul_panels+0x2e8c>
-	WORD $0x3d800b03 // str q3, [x24, #0x20]
-	WORD $0x1400000a // b 0x2ec8 <k_mul_panels+0x2eb0>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd002303 // str s3, [x24, #0x20]
-	WORD $0x540000eb // b.lt 0x2ec8 <k_mul_panels+0x2eb0>
-	WORD $0x9100931a // add x26, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009343 // st1 { v3.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x2ec8 <k_mul_panels+0x2eb0>
-	WORD $0x9100a318 // add x24, x24, #0x28
-	WORD $0x4d008303 // st1 { v3.s }[2], [x24]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe9540 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027f8 // ldr x24, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b1803b8 // add x24, x29, x24
-	WORD $0x5400006d // b.le 0x2ee8 <k_mul_panels+0x2ed0>
-	WORD $0x3d800302 // str q2, [x24]
-	WORD $0x14000009 // b 0x2f08 <k_mul_panels+0x2ef0>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000302 // str s2, [x24]
-	WORD $0x540000cb // b.lt 0x2f08 <k_mul_panels+0x2ef0>
-	WORD $0x9100131a // add x26, x24, #0x4
-	WORD $0x0d009342 // st1 { v2.s }[1], [x26]
-	WORD $0x54000060 // b.eq 0x2f08 <k_mul_panels+0x2ef0>
-	WORD $0x9100231a // add x26, x24, #0x8
-	WORD $0x4d008342 // st1 { v2.s }[2], [x26]
-	WORD $0x36000066 // tbz w6, #0x0, 0x2f14 <k_mul_panels+0x2efc>
-	WORD $0x3d800701 // str q1, [x24, #0x10]
-	WORD $0x1400000a // b 0x2f38 <k_mul_panels+0x2f20>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd001301 // str s1, [x24, #0x10]
-	WORD $0x540000eb // b.lt 0x2f38 <k_mul_panels+0x2f20>
-	WORD $0x91005306 // add x6, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d0090c1 // st1 { v1.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2f38 <k_mul_panels+0x2f20>
-	WORD $0x9100630b // add x11, x24, #0x18
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x3600006e // tbz w14, #0x0, 0x2f44 <k_mul_panels+0x2f2c>
-	WORD $0x3d800b00 // str q0, [x24, #0x20]
-	WORD $0x17fff48d // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd002300 // str s0, [x24, #0x20]
-	WORD $0x54fe914b // b.lt 0x174 <k_mul_panels+0x15c>
-	WORD $0x9100930b // add x11, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fe90c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x9100a30b // add x11, x24, #0x28
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x17fff483 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047eb // ldr x11, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ff6cec // b.gt 0x1d14 <k_mul_panels+0x1cfc>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2f9c <k_mul_panels+0x2f84>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x2f9c <k_mul_panels+0x2f84>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54ffb1a0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ff6bcc // b.gt 0x1d2c <k_mul_panels+0x1d14>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2fd8 <k_mul_panels+0x2fc0>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x2fd8 <k_mul_panels+0x2fc0>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54ffafc0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf9401beb // ldr x11, [sp, #0x30]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ff6aac // b.gt 0x1d44 <k_mul_panels+0x1d2c>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3014 <k_mul_panels+0x2ffc>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x3014 <k_mul_panels+0x2ffc>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54ffade0 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ff698c // b.gt 0x1d5c <k_mul_panels+0x1d44>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3050 <k_mul_panels+0x3038>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x3050 <k_mul_panels+0x3038>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54ffac00 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ff686c // b.gt 0x1d74 <k_mul_panels+0x1d5c>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x308c <k_mul_panels+0x3074>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x308c <k_mul_panels+0x3074>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54ffaa20 // b.eq 0x25d8 <k_mul_panels+0x25c0>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x54ff674c // b.gt 0x1d8c <k_mul_panels+0x1d74>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54ff670b // b.lt 0x1d90 <k_mul_panels+0x1d78>
-	WORD $0x9100116c // add x12, x11, #0x4
-	WORD $0x0d409190 // ld1 { v16.s }[1], [x12]
-	WORD $0x54ff66a0 // b.eq 0x1d90 <k_mul_panels+0x1d78>
-	WORD $0x9100216b // add x11, x11, #0x8
-	WORD $0x4d408170 // ld1 { v16.s }[2], [x11]
-	WORD $0x17fffb32 // b 0x1d90 <k_mul_panels+0x1d78>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x30ec <k_mul_panels+0x30d4>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x30ec <k_mul_panels+0x30d4>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x30f8 <k_mul_panels+0x30e0>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x311c <k_mul_panels+0x3104>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x311c <k_mul_panels+0x3104>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x311c <k_mul_panels+0x3104>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x3128 <k_mul_panels+0x3110>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x314c <k_mul_panels+0x3134>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x314c <k_mul_panels+0x3134>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x314c <k_mul_panels+0x3134>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
-	WORD $0x4e36d516 // fadd v22.4s, v8.4s, v22.4s
-	WORD $0x4e35d535 // fadd v21.4s, v9.4s, v21.4s
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x4e34d554 // fadd v20.4s, v10.4s, v20.4s
-	WORD $0x54004040 // b.eq 0x3964 <k_mul_panels+0x394c>
-	WORD $0xf9401bec // ldr x12, [sp, #0x30]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x54001d2d // b.le 0x3510 <k_mul_panels+0x34f8>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x140000ef // b 0x3530 <k_mul_panels+0x3518>
-	WORD $0x9100a3a6 // add x6, x29, #0x28
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x4d0080d1 // st1 { v17.s }[2], [x6]
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe7f40 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17fffeea // b 0x2d38 <k_mul_panels+0x2d20>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54fe7e01 // b.ne 0x164 <k_mul_panels+0x14c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe7e4b // b.lt 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400010d // b.le 0x31d4 <k_mul_panels+0x31bc>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x3d8003a7 // str q7, [x29]
-	WORD $0x1a9f97ec // cset w12, hi
-	WORD $0x54000249 // b.ls 0x3210 <k_mul_panels+0x31f8>
-	WORD $0x3d8007a6 // str q6, [x29, #0x10]
-	WORD $0x14000019 // b 0x3234 <k_mul_panels+0x321c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003a7 // str s7, [x29]
-	WORD $0x540000cb // b.lt 0x31f4 <k_mul_panels+0x31dc>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d009167 // st1 { v7.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x31f4 <k_mul_panels+0x31dc>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d008167 // st1 { v7.s }[2], [x11]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xbd0013a6 // str s6, [x29, #0x10]
-	WORD $0x54fe7bc0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b050bae // add x14, x29, x5, lsl #2
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x14000020 // b 0x328c <k_mul_panels+0x3274>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013a6 // str s6, [x29, #0x10]
-	WORD $0x540000e3 // b.lo 0x3234 <k_mul_panels+0x321c>
-	WORD $0x910053ae // add x14, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d0091c6 // st1 { v6.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x3234 <k_mul_panels+0x321c>
-	WORD $0x910063ae // add x14, x29, #0x18
-	WORD $0x4d0081c6 // st1 { v6.s }[2], [x14]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe79e0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x8b050bae // add x14, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400024d // b.le 0x328c <k_mul_panels+0x3274>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3c8104c5 // str q5, [x6], #0x10
-	WORD $0x54000328 // b.hi 0x32b8 <k_mul_panels+0x32a0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c4 // str s4, [x6]
-	WORD $0x54000d23 // b.lo 0x3404 <k_mul_panels+0x33ec>
-	WORD $0x910051cc // add x12, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009184 // st1 { v4.s }[1], [x12]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x54000260 // b.eq 0x32c0 <k_mul_panels+0x32a8>
-	WORD $0x910061ce // add x14, x14, #0x18
-	WORD $0x4d0081c4 // st1 { v4.s }[2], [x14]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe7780 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000010 // b 0x32c8 <k_mul_panels+0x32b0>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0001c5 // str s5, [x14]
-	WORD $0x540000cb // b.lt 0x32ac <k_mul_panels+0x3294>
-	WORD $0x8b050bae // add x14, x29, x5, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x910011c6 // add x6, x14, #0x4
-	WORD $0x0d0090c5 // st1 { v5.s }[1], [x6]
-	WORD $0x54000381 // b.ne 0x3318 <k_mul_panels+0x3300>
-	WORD $0x8b050bae // add x14, x29, x5, lsl #2
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x360003ac // tbz w12, #0x0, 0x3328 <k_mul_panels+0x3310>
-	WORD $0x3d8000c4 // str q4, [x6]
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe7580 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047ee // ldr x14, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0e03ae // add x14, x29, x14
-	WORD $0x5400036d // b.le 0x3340 <k_mul_panels+0x3328>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0x3c8104c3 // str q3, [x6], #0x10
-	WORD $0x3700044c // tbnz w12, #0x0, 0x3368 <k_mul_panels+0x3350>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x54001683 // b.lo 0x35bc <k_mul_panels+0x35a4>
-	WORD $0x910051cc // add x12, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009182 // st1 { v2.s }[1], [x12]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x54000380 // b.eq 0x3370 <k_mul_panels+0x3358>
-	WORD $0x910061ce // add x14, x14, #0x18
-	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe7320 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000019 // b 0x3378 <k_mul_panels+0x3360>
-	WORD $0x910021c6 // add x6, x14, #0x8
-	WORD $0x4d0080c5 // st1 { v5.s }[2], [x6]
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x3707fcac // tbnz w12, #0x0, 0x32b8 <k_mul_panels+0x32a0>
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xbd0000c4 // str s4, [x6]
-	WORD $0x54fe7220 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047ee // ldr x14, [sp, #0x88]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b0e03ae // add x14, x29, x14
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0001c3 // str s3, [x14]
-	WORD $0x540000cb // b.lt 0x3360 <k_mul_panels+0x3348>
-	WORD $0x910011c6 // add x6, x14, #0x4
-	WORD $0x0d0090c3 // st1 { v3.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3360 <k_mul_panels+0x3348>
-	WORD $0x910021c6 // add x6, x14, #0x8
-	WORD $0x4d0080c3 // st1 { v3.s }[2], [x6]
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x360002cc // tbz w12, #0x0, 0x33bc <k_mul_panels+0x33a4>
-	WORD $0x3d8000c2 // str q2, [x6]
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe7000 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027ee // ldr x14, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0e03ae // add x14, x29, x14
-	WORD $0x5400028d // b.le 0x33d4 <k_mul_panels+0x33bc>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0x3c8104c1 // str q1, [x6], #0x10
-	WORD $0x3700036c // tbnz w12, #0x0, 0x33fc <k_mul_panels+0x33e4>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c0 // str s0, [x6]
-	WORD $0x54fe6ec3 // b.lo 0x174 <k_mul_panels+0x15c>
-	WORD $0x910051cc // add x12, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009180 // st1 { v0.s }[1], [x12]
-	WORD $0x54fe6e40 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x910061cb // add x11, x14, #0x18
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x17fff36f // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x54fe6d80 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027eb // ldr x11, [sp, #0x48]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b0b03ae // add x14, x29, x11
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0001c1 // str s1, [x14]
-	WORD $0x540000cb // b.lt 0x33f4 <k_mul_panels+0x33dc>
-	WORD $0x910011cb // add x11, x14, #0x4
-	WORD $0x0d009161 // st1 { v1.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x33f4 <k_mul_panels+0x33dc>
-	WORD $0x910021cb // add x11, x14, #0x8
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x3600820c // tbz w12, #0x0, 0x4438 <k_mul_panels+0x4420>
-	WORD $0x3d8000c0 // str q0, [x6]
-	WORD $0x17fff35d // b 0x174 <k_mul_panels+0x15c>
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe6b40 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffffae // b 0x32c8 <k_mul_panels+0x32b0>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
-	WORD $0x54005720 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf9401bec // ldr x12, [sp, #0x30]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3450 <k_mul_panels+0x3438>
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x3450 <k_mul_panels+0x3438>
-	WORD $0x9100218e // add x14, x12, #0x8
-	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
-	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x36000bab // tbz w11, #0x0, 0x35cc <k_mul_panels+0x35b4>
-	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x540054c0 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x54000b6d // b.le 0x35e8 <k_mul_panels+0x35d0>
-	WORD $0xaa0c03ee // mov x14, x12
-	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
-	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
-	WORD $0x37000c4b // tbnz w11, #0x0, 0x3614 <k_mul_panels+0x35fc>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x34b4 <k_mul_panels+0x349c>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x34b4 <k_mul_panels+0x349c>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54000b41 // b.ne 0x3628 <k_mul_panels+0x3610>
-	WORD $0x14000290 // b 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0x9100a3a6 // add x6, x29, #0x28
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x4d4080d5 // ld1 { v21.s }[2], [x6]
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
-	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54ffbd20 // b.eq 0x2c88 <k_mul_panels+0x2c70>
-	WORD $0x17fff9ad // b 0x1b9c <k_mul_panels+0x1b84>
-	WORD $0x9100a3ab // add x11, x29, #0x28
-	WORD $0x2a1f03fb // mov w27, wzr
-	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
-	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540022e0 // b.eq 0x3964 <k_mul_panels+0x394c>
-	WORD $0x17fffa47 // b 0x1e28 <k_mul_panels+0x1e10>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3530 <k_mul_panels+0x3518>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3530 <k_mul_panels+0x3518>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x353c <k_mul_panels+0x3524>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x3560 <k_mul_panels+0x3548>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x3560 <k_mul_panels+0x3548>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3560 <k_mul_panels+0x3548>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x356c <k_mul_panels+0x3554>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x3590 <k_mul_panels+0x3578>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x3590 <k_mul_panels+0x3578>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3590 <k_mul_panels+0x3578>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
-	WORD $0x4e33d513 // fadd v19.4s, v8.4s, v19.4s
-	WORD $0x4e32d532 // fadd v18.4s, v9.4s, v18.4s
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x4e31d551 // fadd v17.4s, v10.4s, v17.4s
-	WORD $0x54001e20 // b.eq 0x3964 <k_mul_panels+0x394c>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x5400062d // b.le 0x3674 <k_mul_panels+0x365c>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x14000037 // b 0x3694 <k_mul_panels+0x367c>
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe5d80 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffff6c // b 0x3378 <k_mul_panels+0x3360>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
-	WORD $0x54004960 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3608 <k_mul_panels+0x35f0>
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x3608 <k_mul_panels+0x35f0>
-	WORD $0x9100218e // add x14, x12, #0x8
-	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
-	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x3600088b // tbz w11, #0x0, 0x3720 <k_mul_panels+0x3708>
-	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54004700 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x5400084d // b.le 0x373c <k_mul_panels+0x3724>
-	WORD $0xaa0c03ee // mov x14, x12
-	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
-	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
-	WORD $0x3700092b // tbnz w11, #0x0, 0x3768 <k_mul_panels+0x3750>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x366c <k_mul_panels+0x3654>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x366c <k_mul_panels+0x3654>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x14000040 // b 0x3770 <k_mul_panels+0x3758>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3694 <k_mul_panels+0x367c>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3694 <k_mul_panels+0x367c>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x36a0 <k_mul_panels+0x3688>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x36c4 <k_mul_panels+0x36ac>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x36c4 <k_mul_panels+0x36ac>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x36c4 <k_mul_panels+0x36ac>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x36d0 <k_mul_panels+0x36b8>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x36f4 <k_mul_panels+0x36dc>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x36f4 <k_mul_panels+0x36dc>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x36f4 <k_mul_panels+0x36dc>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
-	WORD $0x4e30d510 // fadd v16.4s, v8.4s, v16.4s
-	WORD $0x4e27d527 // fadd v7.4s, v9.4s, v7.4s
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x4e26d546 // fadd v6.4s, v10.4s, v6.4s
-	WORD $0x54001300 // b.eq 0x3964 <k_mul_panels+0x394c>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x5400064d // b.le 0x37dc <k_mul_panels+0x37c4>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x14000038 // b 0x37fc <k_mul_panels+0x37e4>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
-	WORD $0x54003ec0 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x375c <k_mul_panels+0x3744>
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x375c <k_mul_panels+0x3744>
-	WORD $0x9100218e // add x14, x12, #0x8
-	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
-	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x3600092b // tbz w11, #0x0, 0x3888 <k_mul_panels+0x3870>
-	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x4e22d702 // fadd v2.4s, v24.4s, v2.4s
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54003c60 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x540008ed // b.le 0x38a4 <k_mul_panels+0x388c>
-	WORD $0xaa0c03ee // mov x14, x12
-	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
-	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
-	WORD $0x370009cb // tbnz w11, #0x0, 0x38d0 <k_mul_panels+0x38b8>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54003ae3 // b.lo 0x3f00 <k_mul_panels+0x3ee8>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409178 // ld1 { v24.s }[1], [x11]
-	WORD $0x54003a60 // b.eq 0x3f00 <k_mul_panels+0x3ee8>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d408178 // ld1 { v24.s }[2], [x11]
-	WORD $0x140001d0 // b 0x3f00 <k_mul_panels+0x3ee8>
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0xbd000161 // str s1, [x11]
-	WORD $0x54fe4d40 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x8b0b03ab // add x11, x29, x11
-	WORD $0x17fffb31 // b 0x249c <k_mul_panels+0x2484>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x37fc <k_mul_panels+0x37e4>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x37fc <k_mul_panels+0x37e4>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x3808 <k_mul_panels+0x37f0>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x382c <k_mul_panels+0x3814>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x382c <k_mul_panels+0x3814>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x382c <k_mul_panels+0x3814>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x3838 <k_mul_panels+0x3820>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x385c <k_mul_panels+0x3844>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x385c <k_mul_panels+0x3844>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x385c <k_mul_panels+0x3844>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
-	WORD $0x4e25d505 // fadd v5.4s, v8.4s, v5.4s
-	WORD $0x4e24d524 // fadd v4.4s, v9.4s, v4.4s
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x4e23d543 // fadd v3.4s, v10.4s, v3.4s
-	WORD $0x540007c0 // b.eq 0x3964 <k_mul_panels+0x394c>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x540002ed // b.le 0x38d8 <k_mul_panels+0x38c0>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x1400001d // b 0x38f8 <k_mul_panels+0x38e0>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x4e22d702 // fadd v2.4s, v24.4s, v2.4s
-	WORD $0x54003380 // b.eq 0x3f04 <k_mul_panels+0x3eec>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x38c4 <k_mul_panels+0x38ac>
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x38c4 <k_mul_panels+0x38ac>
-	WORD $0x9100218e // add x14, x12, #0x8
-	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
-	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x3600318b // tbz w11, #0x0, 0x3efc <k_mul_panels+0x3ee4>
-	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x1400018b // b 0x3f00 <k_mul_panels+0x3ee8>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x38f8 <k_mul_panels+0x38e0>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x38f8 <k_mul_panels+0x38e0>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x3904 <k_mul_panels+0x38ec>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x3928 <k_mul_panels+0x3910>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x3928 <k_mul_panels+0x3910>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409169 // ld1 { v9.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3928 <k_mul_panels+0x3910>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
-	WORD $0x3600007b // tbz w27, #0x0, 0x3934 <k_mul_panels+0x391c>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x3958 <k_mul_panels+0x3940>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x3958 <k_mul_panels+0x3940>
-	WORD $0x9100918b // add x11, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d40916a // ld1 { v10.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3958 <k_mul_panels+0x3940>
-	WORD $0x9100a18b // add x11, x12, #0x28
-	WORD $0x4d40816a // ld1 { v10.s }[2], [x11]
-	WORD $0x4e22d502 // fadd v2.4s, v8.4s, v2.4s
-	WORD $0x4e21d521 // fadd v1.4s, v9.4s, v1.4s
-	WORD $0x4e20d540 // fadd v0.4s, v10.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000261 // b.ne 0x39b8 <k_mul_panels+0x39a0>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe400b // b.lt 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400038d // b.le 0x39ec <k_mul_panels+0x39d4>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x3d8003bf // str q31, [x29]
-	WORD $0x540005a9 // b.ls 0x3a40 <k_mul_panels+0x3a28>
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0x3d8007be // str q30, [x29, #0x10]
-	WORD $0x54000b89 // b.ls 0x3b0c <k_mul_panels+0x3af4>
-	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800bbd // str q29, [x29, #0x20]
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe3e20 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x1400001e // b 0x3a2c <k_mul_panels+0x3a14>
-	WORD $0xad00795f // stp q31, q30, [x10]
-	WORD $0xad01715d // stp q29, q28, [x10, #0x20]
-	WORD $0xad02695b // stp q27, q26, [x10, #0x40]
-	WORD $0xad036159 // stp q25, q24, [x10, #0x60]
-	WORD $0xad045957 // stp q23, q22, [x10, #0x80]
-	WORD $0xad055155 // stp q21, q20, [x10, #0xa0]
-	WORD $0xad064953 // stp q19, q18, [x10, #0xc0]
-	WORD $0xad074151 // stp q17, q16, [x10, #0xe0]
-	WORD $0xad081947 // stp q7, q6, [x10, #0x100]
-	WORD $0xad091145 // stp q5, q4, [x10, #0x120]
-	WORD $0xad0a0943 // stp q3, q2, [x10, #0x140]
-	WORD $0xad0b0141 // stp q1, q0, [x10, #0x160]
-	WORD $0x17fff1e3 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003bf // str s31, [x29]
-	WORD $0x540000cb // b.lt 0x3a0c <k_mul_panels+0x39f4>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d00917f // st1 { v31.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3a0c <k_mul_panels+0x39f4>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d00817f // st1 { v31.s }[2], [x11]
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0xbd0013be // str s30, [x29, #0x10]
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x2a1f03fa // mov w26, wzr
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0xbd0023bd // str s29, [x29, #0x20]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe3a60 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x8b050ba6 // add x6, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540001cd // b.le 0x3a6c <k_mul_panels+0x3a54>
-	WORD $0x3d8000dc // str q28, [x6]
-	WORD $0x14000014 // b 0x3a8c <k_mul_panels+0x3a74>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013be // str s30, [x29, #0x10]
-	WORD $0x54fffe63 // b.lo 0x3a14 <k_mul_panels+0x39fc>
-	WORD $0x910053ac // add x12, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d00919e // st1 { v30.s }[1], [x12]
-	WORD $0x54fffde0 // b.eq 0x3a14 <k_mul_panels+0x39fc>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x4d00817e // st1 { v30.s }[2], [x11]
-	WORD $0x5280006b // mov w11, #0x3 // =3
-	WORD $0x17ffffeb // b 0x3a14 <k_mul_panels+0x39fc>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000dc // str s28, [x6]
-	WORD $0x540000cb // b.lt 0x3a8c <k_mul_panels+0x3a74>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d00931c // st1 { v28.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3a8c <k_mul_panels+0x3a74>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d00831c // st1 { v28.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3a98 <k_mul_panels+0x3a80>
-	WORD $0x3d8004db // str q27, [x6, #0x10]
-	WORD $0x1400000a // b 0x3abc <k_mul_panels+0x3aa4>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010db // str s27, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3abc <k_mul_panels+0x3aa4>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d00931b // st1 { v27.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3abc <k_mul_panels+0x3aa4>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d00831b // st1 { v27.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x3ac8 <k_mul_panels+0x3ab0>
-	WORD $0x3d8008da // str q26, [x6, #0x20]
-	WORD $0x1400000a // b 0x3aec <k_mul_panels+0x3ad4>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020da // str s26, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x3aec <k_mul_panels+0x3ad4>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d00931a // st1 { v26.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3aec <k_mul_panels+0x3ad4>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080da // st1 { v26.s }[2], [x6]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe3420 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047e6 // ldr x6, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0603a6 // add x6, x29, x6
-	WORD $0x540001ed // b.le 0x3b3c <k_mul_panels+0x3b24>
-	WORD $0x3d8000d9 // str q25, [x6]
-	WORD $0x14000015 // b 0x3b5c <k_mul_panels+0x3b44>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0023bd // str s29, [x29, #0x20]
-	WORD $0x540000a3 // b.lo 0x3b28 <k_mul_panels+0x3b10>
-	WORD $0x910093ae // add x14, x29, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d0091dd // st1 { v29.s }[1], [x14]
-	WORD $0x54000ac1 // b.ne 0x3c7c <k_mul_panels+0x3c64>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe3200 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffffbd // b 0x3a2c <k_mul_panels+0x3a14>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000d9 // str s25, [x6]
-	WORD $0x540000cb // b.lt 0x3b5c <k_mul_panels+0x3b44>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009319 // st1 { v25.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3b5c <k_mul_panels+0x3b44>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008319 // st1 { v25.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3b68 <k_mul_panels+0x3b50>
-	WORD $0x3d8004d8 // str q24, [x6, #0x10]
-	WORD $0x1400000a // b 0x3b8c <k_mul_panels+0x3b74>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010d8 // str s24, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3b8c <k_mul_panels+0x3b74>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009318 // st1 { v24.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3b8c <k_mul_panels+0x3b74>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008318 // st1 { v24.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x3b98 <k_mul_panels+0x3b80>
-	WORD $0x3d8008d7 // str q23, [x6, #0x20]
-	WORD $0x1400000a // b 0x3bbc <k_mul_panels+0x3ba4>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020d7 // str s23, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x3bbc <k_mul_panels+0x3ba4>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009317 // st1 { v23.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3bbc <k_mul_panels+0x3ba4>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080d7 // st1 { v23.s }[2], [x6]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe2da0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027e6 // ldr x6, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0603a6 // add x6, x29, x6
-	WORD $0x5400006d // b.le 0x3bdc <k_mul_panels+0x3bc4>
-	WORD $0x3d8000d6 // str q22, [x6]
-	WORD $0x14000009 // b 0x3bfc <k_mul_panels+0x3be4>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000d6 // str s22, [x6]
-	WORD $0x540000cb // b.lt 0x3bfc <k_mul_panels+0x3be4>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009316 // st1 { v22.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3bfc <k_mul_panels+0x3be4>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008316 // st1 { v22.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3c08 <k_mul_panels+0x3bf0>
-	WORD $0x3d8004d5 // str q21, [x6, #0x10]
-	WORD $0x1400000a // b 0x3c2c <k_mul_panels+0x3c14>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010d5 // str s21, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3c2c <k_mul_panels+0x3c14>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009315 // st1 { v21.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3c2c <k_mul_panels+0x3c14>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008315 // st1 { v21.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x3c38 <k_mul_panels+0x3c20>
-	WORD $0x3d8008d4 // str q20, [x6, #0x20]
-	WORD $0x1400000a // b 0x3c5c <k_mul_panels+0x3c44>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020d4 // str s20, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x3c5c <k_mul_panels+0x3c44>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009314 // st1 { v20.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3c5c <k_mul_panels+0x3c44>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080d4 // st1 { v20.s }[2], [x6]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fe28a0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9401be6 // ldr x6, [sp, #0x30]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0603a6 // add x6, x29, x6
-	WORD $0x5400014d // b.le 0x3c98 <k_mul_panels+0x3c80>
-	WORD $0x3d8000d3 // str q19, [x6]
-	WORD $0x14000010 // b 0x3cb8 <k_mul_panels+0x3ca0>
-	WORD $0x9100a3a6 // add x6, x29, #0x28
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x4d0080dd // st1 { v29.s }[2], [x6]
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe2720 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffff66 // b 0x3a2c <k_mul_panels+0x3a14>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000d3 // str s19, [x6]
-	WORD $0x540000cb // b.lt 0x3cb8 <k_mul_panels+0x3ca0>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009313 // st1 { v19.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3cb8 <k_mul_panels+0x3ca0>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008313 // st1 { v19.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3cc4 <k_mul_panels+0x3cac>
-	WORD $0x3d8004d2 // str q18, [x6, #0x10]
-	WORD $0x1400000a // b 0x3ce8 <k_mul_panels+0x3cd0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010d2 // str s18, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3ce8 <k_mul_panels+0x3cd0>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009312 // st1 { v18.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3ce8 <k_mul_panels+0x3cd0>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008312 // st1 { v18.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x3cf4 <k_mul_panels+0x3cdc>
-	WORD $0x3d8008d1 // str q17, [x6, #0x20]
-	WORD $0x1400000a // b 0x3d18 <k_mul_panels+0x3d00>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020d1 // str s17, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x3d18 <k_mul_panels+0x3d00>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009311 // st1 { v17.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3d18 <k_mul_panels+0x3d00>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080d1 // st1 { v17.s }[2], [x6]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54fe22c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94013e6 // ldr x6, [sp, #0x20]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0603a6 // add x6, x29, x6
-	WORD $0x5400006d // b.le 0x3d38 <k_mul_panels+0x3d20>
-	WORD $0x3d8000d0 // str q16, [x6]
-	WORD $0x14000009 // b 0x3d58 <k_mul_panels+0x3d40>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000d0 // str s16, [x6]
-	WORD $0x540000cb // b.lt 0x3d58 <k_mul_panels+0x3d40>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009310 // st1 { v16.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3d58 <k_mul_panels+0x3d40>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008310 // st1 { v16.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3d64 <k_mul_panels+0x3d4c>
-	WORD $0x3d8004c7 // str q7, [x6, #0x10]
-	WORD $0x1400000a // b 0x3d88 <k_mul_panels+0x3d70>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010c7 // str s7, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3d88 <k_mul_panels+0x3d70>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009307 // st1 { v7.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3d88 <k_mul_panels+0x3d70>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008307 // st1 { v7.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x3d94 <k_mul_panels+0x3d7c>
-	WORD $0x3d8008c6 // str q6, [x6, #0x20]
-	WORD $0x1400000a // b 0x3db8 <k_mul_panels+0x3da0>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020c6 // str s6, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x3db8 <k_mul_panels+0x3da0>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009306 // st1 { v6.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3db8 <k_mul_panels+0x3da0>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080c6 // st1 { v6.s }[2], [x6]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54fe1dc0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400fe6 // ldr x6, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0603a6 // add x6, x29, x6
-	WORD $0x5400006d // b.le 0x3dd8 <k_mul_panels+0x3dc0>
-	WORD $0x3d8000c5 // str q5, [x6]
-	WORD $0x14000009 // b 0x3df8 <k_mul_panels+0x3de0>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000c5 // str s5, [x6]
-	WORD $0x540000cb // b.lt 0x3df8 <k_mul_panels+0x3de0>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009305 // st1 { v5.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3df8 <k_mul_panels+0x3de0>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008305 // st1 { v5.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3e04 <k_mul_panels+0x3dec>
-	WORD $0x3d8004c4 // str q4, [x6, #0x10]
-	WORD $0x1400000a // b 0x3e28 <k_mul_panels+0x3e10>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010c4 // str s4, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3e28 <k_mul_panels+0x3e10>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009304 // st1 { v4.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3e28 <k_mul_panels+0x3e10>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008304 // st1 { v4.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x3e34 <k_mul_panels+0x3e1c>
-	WORD $0x3d8008c3 // str q3, [x6, #0x20]
-	WORD $0x1400000a // b 0x3e58 <k_mul_panels+0x3e40>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020c3 // str s3, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x3e58 <k_mul_panels+0x3e40>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009303 // st1 { v3.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3e58 <k_mul_panels+0x3e40>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080c3 // st1 { v3.s }[2], [x6]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54fe18c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400be6 // ldr x6, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0603a6 // add x6, x29, x6
-	WORD $0x5400006d // b.le 0x3e78 <k_mul_panels+0x3e60>
-	WORD $0x3d8000c2 // str q2, [x6]
-	WORD $0x14000009 // b 0x3e98 <k_mul_panels+0x3e80>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x540000cb // b.lt 0x3e98 <k_mul_panels+0x3e80>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009302 // st1 { v2.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3e98 <k_mul_panels+0x3e80>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008302 // st1 { v2.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3ea4 <k_mul_panels+0x3e8c>
-	WORD $0x3d8004c1 // str q1, [x6, #0x10]
-	WORD $0x1400000a // b 0x3ec8 <k_mul_panels+0x3eb0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010c1 // str s1, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3ec8 <k_mul_panels+0x3eb0>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009301 // st1 { v1.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3ec8 <k_mul_panels+0x3eb0>
-	WORD $0x910060cb // add x11, x6, #0x18
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x3600006e // tbz w14, #0x0, 0x3ed4 <k_mul_panels+0x3ebc>
-	WORD $0x3d8008c0 // str q0, [x6, #0x20]
-	WORD $0x17fff0a9 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020c0 // str s0, [x6, #0x20]
-	WORD $0x54fe14cb // b.lt 0x174 <k_mul_panels+0x15c>
-	WORD $0x910090cb // add x11, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fe1440 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x9100a0cb // add x11, x6, #0x28
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x17fff09f // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000181 // b.ne 0x3f3c <k_mul_panels+0x3f24>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe130b // b.lt 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400022d // b.le 0x3f60 <k_mul_panels+0x3f48>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013ce // sub x14, x30, #0x4
-	WORD $0x3d8003b7 // str q23, [x29]
-	WORD $0x1a9f97eb // cset w11, hi
-	WORD $0x54000369 // b.ls 0x3f9c <k_mul_panels+0x3f84>
-	WORD $0x3d8007b6 // str q22, [x29, #0x10]
-	WORD $0x14000022 // b 0x3fc0 <k_mul_panels+0x3fa8>
-	WORD $0xad005957 // stp q23, q22, [x10]
-	WORD $0xad015155 // stp q21, q20, [x10, #0x20]
-	WORD $0xad024953 // stp q19, q18, [x10, #0x40]
-	WORD $0xad034151 // stp q17, q16, [x10, #0x60]
-	WORD $0xad041947 // stp q7, q6, [x10, #0x80]
-	WORD $0xad051145 // stp q5, q4, [x10, #0xa0]
-	WORD $0xad060943 // stp q3, q2, [x10, #0xc0]
-	WORD $0xad070141 // stp q1, q0, [x10, #0xe0]
-	WORD $0x17fff086 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003b7 // str s23, [x29]
-	WORD $0x540000cb // b.lt 0x3f80 <k_mul_panels+0x3f68>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d009177 // st1 { v23.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3f80 <k_mul_panels+0x3f68>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d008177 // st1 { v23.s }[2], [x11]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xbd0013b6 // str s22, [x29, #0x10]
-	WORD $0x54fe0f60 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xd10013ce // sub x14, x30, #0x4
-	WORD $0x14000020 // b 0x4018 <k_mul_panels+0x4000>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013b6 // str s22, [x29, #0x10]
-	WORD $0x540000e3 // b.lo 0x3fc0 <k_mul_panels+0x3fa8>
-	WORD $0x910053ac // add x12, x29, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009196 // st1 { v22.s }[1], [x12]
-	WORD $0x54000060 // b.eq 0x3fc0 <k_mul_panels+0x3fa8>
-	WORD $0x910063ac // add x12, x29, #0x18
-	WORD $0x4d008196 // st1 { v22.s }[2], [x12]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe0d80 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400024d // b.le 0x4018 <k_mul_panels+0x4000>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3c8104d5 // str q21, [x6], #0x10
-	WORD $0x54000328 // b.hi 0x4044 <k_mul_panels+0x402c>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000d4 // str s20, [x6]
-	WORD $0x54001543 // b.lo 0x4294 <k_mul_panels+0x427c>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009174 // st1 { v20.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x54000260 // b.eq 0x404c <k_mul_panels+0x4034>
-	WORD $0x9100618c // add x12, x12, #0x18
-	WORD $0x4d008194 // st1 { v20.s }[2], [x12]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe0b20 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000010 // b 0x4054 <k_mul_panels+0x403c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000195 // str s21, [x12]
-	WORD $0x540000cb // b.lt 0x4038 <k_mul_panels+0x4020>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d0090d5 // st1 { v21.s }[1], [x6]
-	WORD $0x54000381 // b.ne 0x40a4 <k_mul_panels+0x408c>
-	WORD $0x8b050bac // add x12, x29, x5, lsl #2
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x360003ab // tbz w11, #0x0, 0x40b4 <k_mul_panels+0x409c>
-	WORD $0x3d8000d4 // str q20, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe0920 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x5400036d // b.le 0x40cc <k_mul_panels+0x40b4>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104d3 // str q19, [x6], #0x10
-	WORD $0x3700044b // tbnz w11, #0x0, 0x40f4 <k_mul_panels+0x40dc>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000d2 // str s18, [x6]
-	WORD $0x54001663 // b.lo 0x4344 <k_mul_panels+0x432c>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009172 // st1 { v18.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x54000380 // b.eq 0x40fc <k_mul_panels+0x40e4>
-	WORD $0x9100618c // add x12, x12, #0x18
-	WORD $0x4d008192 // st1 { v18.s }[2], [x12]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe06c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000019 // b 0x4104 <k_mul_panels+0x40ec>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d0080d5 // st1 { v21.s }[2], [x6]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x3707fcab // tbnz w11, #0x0, 0x4044 <k_mul_panels+0x402c>
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xbd0000d4 // str s20, [x6]
-	WORD $0x54fe05c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94047ec // ldr x12, [sp, #0x88]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000193 // str s19, [x12]
-	WORD $0x540000cb // b.lt 0x40ec <k_mul_panels+0x40d4>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d0090d3 // st1 { v19.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x40ec <k_mul_panels+0x40d4>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d0080d3 // st1 { v19.s }[2], [x6]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x3600032b // tbz w11, #0x0, 0x4154 <k_mul_panels+0x413c>
-	WORD $0x3d8000d2 // str q18, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe03a0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x540002ed // b.le 0x416c <k_mul_panels+0x4154>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104d1 // str q17, [x6], #0x10
-	WORD $0x370003cb // tbnz w11, #0x0, 0x4194 <k_mul_panels+0x417c>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000d0 // str s16, [x6]
-	WORD $0x54001603 // b.lo 0x43e8 <k_mul_panels+0x43d0>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009170 // st1 { v16.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x54000300 // b.eq 0x419c <k_mul_panels+0x4184>
-	WORD $0x9100618c // add x12, x12, #0x18
-	WORD $0x4d008190 // st1 { v16.s }[2], [x12]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fe0140 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000015 // b 0x41a4 <k_mul_panels+0x418c>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0xbd0000d2 // str s18, [x6]
-	WORD $0x54fe00c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94027ec // ldr x12, [sp, #0x48]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000191 // str s17, [x12]
-	WORD $0x540000cb // b.lt 0x418c <k_mul_panels+0x4174>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d0090d1 // st1 { v17.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x418c <k_mul_panels+0x4174>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d0080d1 // st1 { v17.s }[2], [x6]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x3600032b // tbz w11, #0x0, 0x41f4 <k_mul_panels+0x41dc>
-	WORD $0x3d8000d0 // str q16, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fdfea0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9401bec // ldr x12, [sp, #0x30]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x540002ed // b.le 0x420c <k_mul_panels+0x41f4>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104c7 // str q7, [x6], #0x10
-	WORD $0x370003cb // tbnz w11, #0x0, 0x4234 <k_mul_panels+0x421c>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c6 // str s6, [x6]
-	WORD $0x540013c3 // b.lo 0x4440 <k_mul_panels+0x4428>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009166 // st1 { v6.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x54000300 // b.eq 0x423c <k_mul_panels+0x4224>
-	WORD $0x9100618c // add x12, x12, #0x18
-	WORD $0x4d008186 // st1 { v6.s }[2], [x12]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54fdfc40 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000015 // b 0x4244 <k_mul_panels+0x422c>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0xbd0000d0 // str s16, [x6]
-	WORD $0x54fdfbc0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9401bec // ldr x12, [sp, #0x30]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000187 // str s7, [x12]
-	WORD $0x540000cb // b.lt 0x422c <k_mul_panels+0x4214>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d0090c7 // st1 { v7.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x422c <k_mul_panels+0x4214>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d0080c7 // st1 { v7.s }[2], [x6]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x360003ab // tbz w11, #0x0, 0x42a4 <k_mul_panels+0x428c>
-	WORD $0x3d8000c6 // str q6, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54fdf9a0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x5400036d // b.le 0x42bc <k_mul_panels+0x42a4>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104c5 // str q5, [x6], #0x10
-	WORD $0x3700044b // tbnz w11, #0x0, 0x42e4 <k_mul_panels+0x42cc>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c4 // str s4, [x6]
-	WORD $0x54000f43 // b.lo 0x4450 <k_mul_panels+0x4438>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009164 // st1 { v4.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x54000380 // b.eq 0x42ec <k_mul_panels+0x42d4>
-	WORD $0x9100618c // add x12, x12, #0x18
-	WORD $0x4d008184 // st1 { v4.s }[2], [x12]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54fdf740 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000019 // b 0x42f4 <k_mul_panels+0x42dc>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fdf6c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffff6d // b 0x4054 <k_mul_panels+0x403c>
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0xbd0000c6 // str s6, [x6]
-	WORD $0x54fdf640 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000185 // str s5, [x12]
-	WORD $0x540000cb // b.lt 0x42dc <k_mul_panels+0x42c4>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d0090c5 // st1 { v5.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x42dc <k_mul_panels+0x42c4>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d0080c5 // st1 { v5.s }[2], [x6]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x360003ab // tbz w11, #0x0, 0x4354 <k_mul_panels+0x433c>
-	WORD $0x3d8000c4 // str q4, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54fdf420 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x5400036d // b.le 0x436c <k_mul_panels+0x4354>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104c3 // str q3, [x6], #0x10
-	WORD $0x3700044b // tbnz w11, #0x0, 0x4394 <k_mul_panels+0x437c>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x54000a43 // b.lo 0x4460 <k_mul_panels+0x4448>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009162 // st1 { v2.s }[1], [x11]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x54000380 // b.eq 0x439c <k_mul_panels+0x4384>
-	WORD $0x9100618c // add x12, x12, #0x18
-	WORD $0x4d008182 // st1 { v2.s }[2], [x12]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54fdf1c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x14000019 // b 0x43a4 <k_mul_panels+0x438c>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fdf140 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffff6d // b 0x4104 <k_mul_panels+0x40ec>
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0xbd0000c4 // str s4, [x6]
-	WORD $0x54fdf0c0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000183 // str s3, [x12]
-	WORD $0x540000cb // b.lt 0x438c <k_mul_panels+0x4374>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d0090c3 // st1 { v3.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x438c <k_mul_panels+0x4374>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d0080c3 // st1 { v3.s }[2], [x6]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x3600034b // tbz w11, #0x0, 0x43f8 <k_mul_panels+0x43e0>
-	WORD $0x3d8000c2 // str q2, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54fdeea0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0x5400030d // b.le 0x4410 <k_mul_panels+0x43f8>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104c1 // str q1, [x6], #0x10
-	WORD $0x3707820b // tbnz w11, #0x0, 0x33fc <k_mul_panels+0x33e4>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c0 // str s0, [x6]
-	WORD $0x54fded63 // b.lo 0x174 <k_mul_panels+0x15c>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fdece0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x17ffef64 // b 0x174 <k_mul_panels+0x15c>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fdec20 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffff6c // b 0x41a4 <k_mul_panels+0x418c>
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x54fdeba0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0c03ac // add x12, x29, x12
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000181 // str s1, [x12]
-	WORD $0x540000cb // b.lt 0x4430 <k_mul_panels+0x4418>
-	WORD $0x9100118e // add x14, x12, #0x4
-	WORD $0x0d0091c1 // st1 { v1.s }[1], [x14]
-	WORD $0x54000060 // b.eq 0x4430 <k_mul_panels+0x4418>
-	WORD $0x9100218e // add x14, x12, #0x8
-	WORD $0x4d0081c1 // st1 { v1.s }[2], [x14]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x37077e4b // tbnz w11, #0x0, 0x33fc <k_mul_panels+0x33e4>
-	WORD $0xbd0000c0 // str s0, [x6]
-	WORD $0x17ffef4e // b 0x174 <k_mul_panels+0x15c>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54fde960 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffff7e // b 0x4244 <k_mul_panels+0x422c>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54fde8e0 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffffa6 // b 0x42f4 <k_mul_panels+0x42dc>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54fde860 // b.eq 0x174 <k_mul_panels+0x15c>
-	WORD $0x17ffffce // b 0x43a4 <k_mul_panels+0x438c>
-	WORD $0xa94d4ff4 // ldp x20, x19, [sp, #0xd0]
-	WORD $0xf94043fd // ldr x29, [sp, #0x80]
-	WORD $0xa94c57f6 // ldp x22, x21, [sp, #0xc0]
-	WORD $0xa94b5ff8 // ldp x24, x23, [sp, #0xb0]
-	WORD $0xa94a67fa // ldp x26, x25, [sp, #0xa0]
-	WORD $0xa9496ffe // ldp x30, x27, [sp, #0x90]
-	WORD $0x6d4723e9 // ldp d9, d8, [sp, #0x70]
-	WORD $0x6d462beb // ldp d11, d10, [sp, #0x60]
-	WORD $0x6d4533ed // ldp d13, d12, [sp, #0x50]
-	WORD $0x910383ff // add sp, sp, #0xe0
-	WORD $0xd65f03c0 // ret
-
-	// mul_panels_64
-	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x540177ab // b.lt 0x7398 <k_mul_panels_64+0x2efc>
-	WORD $0xd10343ff // sub sp, sp, #0xd0
-	WORD $0xa941280b // ldp x11, x10, [x0, #0x10]
-	WORD $0xaa1f03e9 // mov x9, xzr
-	WORD $0xa90a5ff8 // stp x24, x23, [sp, #0xa0]
-	WORD $0xf9400417 // ldr x23, [x0, #0x8]
-	WORD $0xaa0803f1 // mov x17, x8
-	WORD $0x6d0433ed // stp d13, d12, [sp, #0x40]
-	WORD $0xf90003eb // str x11, [sp]
-	WORD $0xa9432c0d // ldp x13, x11, [x0, #0x30]
-	WORD $0x6d052beb // stp d11, d10, [sp, #0x50]
-	WORD $0x6d0623e9 // stp d9, d8, [sp, #0x60]
-	WORD $0xf9003bfd // str x29, [sp, #0x70]
-	WORD $0xa9086ffe // stp x30, x27, [sp, #0x80]
-	WORD $0xa90967fa // stp x26, x25, [sp, #0x90]
-	WORD $0xa90b57f6 // stp x22, x21, [sp, #0xb0]
-	WORD $0xa90c4ff4 // stp x20, x19, [sp, #0xc0]
-	WORD $0xa902a3eb // stp x11, x8, [sp, #0x28]
-	WORD $0x14000009 // b 0x4510 <k_mul_panels_64+0x74>
-	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
-	WORD $0x91002129 // add x9, x9, #0x8
-	WORD $0xd1002231 // sub x17, x17, #0x8
-	WORD $0x9b017d08 // mul x8, x8, x1
-	WORD $0x8b080ef7 // add x23, x23, x8, lsl #3
-	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
-	WORD $0xeb08013f // cmp x9, x8
-	WORD $0x5401732a // b.ge 0x7370 <k_mul_panels_64+0x2ed4>
-	WORD $0xcb090102 // sub x2, x8, x9
-	WORD $0x5280010b // mov w11, #0x8 // =8
-	WORD $0x91000c48 // add x8, x2, #0x3
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x927ef508 // and x8, x8, #0xfffffffffffffffc
-	WORD $0x9a9f1508 // csinc x8, x8, xzr, ne
-	WORD $0xf100205f // cmp x2, #0x8
-	WORD $0x9a8bb101 // csel x1, x8, x11, lt
-	WORD $0xf100245f // cmp x2, #0x9
-	WORD $0x5400018b // b.lt 0x4564 <k_mul_panels_64+0xc8>
-	WORD $0xf9401c08 // ldr x8, [x0, #0x38]
-	WORD $0x528007eb // mov w11, #0x3f // =63
-	WORD $0xd37ae50c // lsl x12, x8, #6
-	WORD $0xb37ae50b // bfi x11, x8, #6, #58
-	WORD $0x9101f988 // add x8, x12, #0x7e
-	WORD $0xf100017f // cmp x11, #0x0
-	WORD $0x9a8bb108 // csel x8, x8, x11, lt
-	WORD $0x9346fd03 // asr x3, x8, #6
+	WORD $0x54008001 // b.ne 0x1c14 <k_mul_panels+0x1bfc>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54007dca // b.ge 0x1bd8 <k_mul_panels+0x1bc0>
+	WORD $0x17fffd72 // b 0x1ec <k_mul_panels+0x1d4>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x540000aa // b.ge 0x4570 <k_mul_panels_64+0xd4>
-	WORD $0x17ffffe4 // b 0x44f0 <k_mul_panels_64+0x54>
-	WORD $0xaa1f03e3 // mov x3, xzr
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0xc54 <k_mul_panels+0xc3c>
 	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0x54fffc2b // b.lt 0x44f0 <k_mul_panels_64+0x54>
-	WORD $0xf9401006 // ldr x6, [x0, #0x20]
-	WORD $0xf940000b // ldr x11, [x0]
-	WORD $0xd37ef433 // lsl x19, x1, #2
-	WORD $0xf9401c16 // ldr x22, [x0, #0x38]
-	WORD $0xd37cec34 // lsl x20, x1, #4
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0x9b097cc8 // mul x8, x6, x9
-	WORD $0xd37cecce // lsl x14, x6, #4
-	WORD $0xd37be8cf // lsl x15, x6, #5
-	WORD $0xd37ae4d0 // lsl x16, x6, #6
-	WORD $0x91000ecc // add x12, x22, #0x3
-	WORD $0xf10002df // cmp x22, #0x0
-	WORD $0xf9003fee // str x14, [sp, #0x78]
-	WORD $0x8b0604ce // add x14, x6, x6, lsl #1
-	WORD $0x9a96b18c // csel x12, x12, x22, lt
-	WORD $0xf90013ef // str x15, [sp, #0x20]
-	WORD $0x8b0608cf // add x15, x6, x6, lsl #2
-	WORD $0xd37ffad5 // lsl x21, x22, #1
-	WORD $0x9342fd98 // asr x24, x12, #2
-	WORD $0xd37df1cc // lsl x12, x14, #3
-	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0x8b080d7a // add x26, x11, x8, lsl #3
-	WORD $0xd37df1eb // lsl x11, x15, #3
-	WORD $0xd37cedc8 // lsl x8, x14, #4
-	WORD $0xf9001fec // str x12, [sp, #0x38]
-	WORD $0xa9012fe8 // stp x8, x11, [sp, #0x10]
-	WORD $0xcb060e08 // sub x8, x16, x6, lsl #3
-	WORD $0xf90007e8 // str x8, [sp, #0x8]
-	WORD $0xf94003e8 // ldr x8, [sp]
-	WORD $0x1400000c // b 0x4614 <k_mul_panels_64+0x178>
-	WORD $0xad001947 // stp q7, q6, [x10]
-	WORD $0xad011145 // stp q5, q4, [x10, #0x20]
-	WORD $0xad020943 // stp q3, q2, [x10, #0x40]
-	WORD $0xad030141 // stp q1, q0, [x10, #0x60]
-	WORD $0x9b0f7eab // mul x11, x21, x15
-	WORD $0x91001884 // add x4, x4, #0x6
-	WORD $0x8b050305 // add x5, x24, x5
-	WORD $0xeb0d009f // cmp x4, x13
-	WORD $0x9b0f2a8a // madd x10, x20, x15, x10
-	WORD $0x8b0b0d08 // add x8, x8, x11, lsl #3
-	WORD $0x54fff70a // b.ge 0x44f0 <k_mul_panels_64+0x54>
-	WORD $0xeb0300bf // cmp x5, x3
-	WORD $0x54002e2a // b.ge 0x4bdc <k_mul_panels_64+0x740>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x5280081d // mov w29, #0x40 // =64
-	WORD $0x9b017d6b // mul x11, x11, x1
-	WORD $0x8b050d6c // add x12, x11, x5, lsl #3
-	WORD $0xcb0401be // sub x30, x13, x4
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x54002dec // b.gt 0x4bf0 <k_mul_panels_64+0x754>
-	WORD $0x910007cb // add x11, x30, #0x1
-	WORD $0x8b4bfd6b // add x11, x11, x11, lsr #63
-	WORD $0x9341fd6f // asr x15, x11, #1
-	WORD $0x8b1301eb // add x11, x15, x19
-	WORD $0x8b0c0efb // add x27, x23, x12, lsl #3
-	WORD $0x8b040f50 // add x16, x26, x4, lsl #3
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x54002dad // b.le 0x4c08 <k_mul_panels_64+0x76c>
-	WORD $0xf100817f // cmp x11, #0x20
-	WORD $0x54003c4d // b.le 0x4de4 <k_mul_panels_64+0x948>
-	WORD $0xf100857f // cmp x11, #0x21
-	WORD $0x540056e0 // b.eq 0x5140 <k_mul_panels_64+0xca4>
-	WORD $0xf100897f // cmp x11, #0x22
-	WORD $0x54007e40 // b.eq 0x5634 <k_mul_panels_64+0x1198>
-	WORD $0xf1008d7f // cmp x11, #0x23
-	WORD $0x54fffc21 // b.ne 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf940200e // ldr x14, [x0, #0x40]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54000080 // b.eq 0x4690 <k_mul_panels_64+0x1f4>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540006c1 // b.ne 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400068b // b.lt 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x52800206 // mov w6, #0x10 // =16
+	WORD $0x9a960130 // csel x16, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0xc74 <k_mul_panels+0xc5c>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902d0 // csel x16, x22, x9, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37c7da6 // ubfiz x6, x13, #4, #32
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x8a0d01c1 // and x1, x14, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x540008ab // b.lt 0xdb8 <k_mul_panels+0xda0>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
 	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xeb03033f // cmp x25, x3
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xad4055b0 // ldp q16, q21, [x13]
+	WORD $0x2d4049d1 // ldp s17, s18, [x14]
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0x2d4151d3 // ldp s19, s20, [x14, #0x8]
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x2d4249d1 // ldp s17, s18, [x14, #0x10]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x2d434dd1 // ldp s17, s19, [x14, #0x18]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x2d4451d2 // ldp s18, s20, [x14, #0x20]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
+	WORD $0x2d4545d0 // ldp s16, s17, [x14, #0x28]
+	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
+	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x2d4649d0 // ldp s16, s18, [x14, #0x30]
+	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
+	WORD $0x2d474dd1 // ldp s17, s19, [x14, #0x38]
+	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
+	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
+	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
+	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
+	WORD $0xad4155b0 // ldp q16, q21, [x13, #0x20]
+	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0x2d4849d1 // ldp s17, s18, [x14, #0x40]
+	WORD $0x2d4951d3 // ldp s19, s20, [x14, #0x48]
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0x2d4a49d1 // ldp s17, s18, [x14, #0x50]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x2d4b4dd1 // ldp s17, s19, [x14, #0x58]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x2d4c51d2 // ldp s18, s20, [x14, #0x60]
+	WORD $0x4f911201 // fmla v1.4s, v16.4s, v17.s[0]
+	WORD $0x4f931200 // fmla v0.4s, v16.4s, v19.s[0]
+	WORD $0x2d4d45d0 // ldp s16, s17, [x14, #0x68]
+	WORD $0x4f9212a7 // fmla v7.4s, v21.4s, v18.s[0]
+	WORD $0x4f9412a6 // fmla v6.4s, v21.4s, v20.s[0]
+	WORD $0x4f9012a5 // fmla v5.4s, v21.4s, v16.s[0]
+	WORD $0x2d4e49d0 // ldp s16, s18, [x14, #0x70]
+	WORD $0x4f9112a4 // fmla v4.4s, v21.4s, v17.s[0]
+	WORD $0x2d4f4dd1 // ldp s17, s19, [x14, #0x78]
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x4f9012a3 // fmla v3.4s, v21.4s, v16.s[0]
+	WORD $0x4f9212a2 // fmla v2.4s, v21.4s, v18.s[0]
+	WORD $0x4f9112a1 // fmla v1.4s, v21.4s, v17.s[0]
+	WORD $0x4f9312a0 // fmla v0.4s, v21.4s, v19.s[0]
+	WORD $0x54fff828 // b.hi 0xcb4 <k_mul_panels+0xc9c>
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400026b // b.lt 0xe08 <k_mul_panels+0xdf0>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0x2d4049d1 // ldp s17, s18, [x14]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x2d4151d3 // ldp s19, s20, [x14, #0x8]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x3cc105b0 // ldr q16, [x13], #0x10
+	WORD $0x4f911207 // fmla v7.4s, v16.4s, v17.s[0]
+	WORD $0x4f921206 // fmla v6.4s, v16.4s, v18.s[0]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x2d4249d1 // ldp s17, s18, [x14, #0x10]
+	WORD $0x4f941204 // fmla v4.4s, v16.4s, v20.s[0]
+	WORD $0x2d4351d3 // ldp s19, s20, [x14, #0x18]
+	WORD $0x910081ce // add x14, x14, #0x20
+	WORD $0x4f911203 // fmla v3.4s, v16.4s, v17.s[0]
+	WORD $0x4f921202 // fmla v2.4s, v16.4s, v18.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f941200 // fmla v0.4s, v16.4s, v20.s[0]
+	WORD $0x54fffe08 // b.hi 0xdc4 <k_mul_panels+0xdac>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54005660 // b.eq 0x18d8 <k_mul_panels+0x18c0>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x5400bac1 // b.ne 0x256c <k_mul_panels+0x2554>
+	WORD $0xad404590 // ldp q16, q17, [x12]
+	WORD $0xad414d92 // ldp q18, q19, [x12, #0x20]
+	WORD $0xad425594 // ldp q20, q21, [x12, #0x40]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0xad434590 // ldp q16, q17, [x12, #0x60]
+	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
+	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
+	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
+	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
+	WORD $0x140005c9 // b 0x256c <k_mul_panels+0x2554>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0xe78 <k_mul_panels+0xe60>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x52800406 // mov w6, #0x20 // =32
+	WORD $0x9a960130 // csel x16, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0xe98 <k_mul_panels+0xe80>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902d0 // csel x16, x22, x9, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37b7da6 // ubfiz x6, x13, #5, #32
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x8a0d01c1 // and x1, x14, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x5400086b // b.lt 0xfd4 <k_mul_panels+0xfbc>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
 	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
-	WORD $0x540005e0 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000520 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0xf9403feb // ldr x11, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000440 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000360 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000280 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x540001a0 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x540000c0 // b.eq 0x4764 <k_mul_panels_64+0x2c8>
-	WORD $0xf94007eb // ldr x11, [sp, #0x8]
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54000080 // b.eq 0x4778 <k_mul_panels_64+0x2dc>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000321 // b.ne 0x47d8 <k_mul_panels_64+0x33c>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
-	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
-	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
-	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
-	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
-	WORD $0xf9808140 // prfm pldl1keep, [x10, #0x100]
-	WORD $0xf9808940 // prfm pldl1keep, [x10, #0x110]
-	WORD $0xf9809140 // prfm pldl1keep, [x10, #0x120]
-	WORD $0xf9809940 // prfm pldl1keep, [x10, #0x130]
-	WORD $0xf980a140 // prfm pldl1keep, [x10, #0x140]
-	WORD $0xf980a940 // prfm pldl1keep, [x10, #0x150]
-	WORD $0xf980b140 // prfm pldl1keep, [x10, #0x160]
-	WORD $0xf980b940 // prfm pldl1keep, [x10, #0x170]
+	WORD $0xeb02033f // cmp x25, x2
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xad4045b0 // ldp q16, q17, [x13]
+	WORD $0x4ddfc892 // ld1r { v18.4s }, [x4], #4
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0xbd400093 // ldr s19, [x4]
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x2d4151d2 // ldp s18, s20, [x14, #0x8]
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
+	WORD $0xad4155b3 // ldp q19, q21, [x13, #0x20]
+	WORD $0x4f921203 // fmla v3.4s, v16.4s, v18.s[0]
+	WORD $0x4f921222 // fmla v2.4s, v17.4s, v18.s[0]
+	WORD $0x4f941201 // fmla v1.4s, v16.4s, v20.s[0]
+	WORD $0x2d4241d2 // ldp s18, s16, [x14, #0x10]
+	WORD $0x4f941220 // fmla v0.4s, v17.4s, v20.s[0]
+	WORD $0x4f901265 // fmla v5.4s, v19.4s, v16.s[0]
+	WORD $0x4f9012a4 // fmla v4.4s, v21.4s, v16.s[0]
+	WORD $0x2d4341d1 // ldp s17, s16, [x14, #0x18]
+	WORD $0x4f921267 // fmla v7.4s, v19.4s, v18.s[0]
+	WORD $0x4f9212a6 // fmla v6.4s, v21.4s, v18.s[0]
+	WORD $0x4f911263 // fmla v3.4s, v19.4s, v17.s[0]
+	WORD $0x4f9112a2 // fmla v2.4s, v21.4s, v17.s[0]
+	WORD $0xad4249b1 // ldp q17, q18, [x13, #0x40]
+	WORD $0x4f901261 // fmla v1.4s, v19.4s, v16.s[0]
+	WORD $0x4f9012a0 // fmla v0.4s, v21.4s, v16.s[0]
+	WORD $0x2d4441d4 // ldp s20, s16, [x14, #0x20]
+	WORD $0x4f901225 // fmla v5.4s, v17.4s, v16.s[0]
+	WORD $0x4f901244 // fmla v4.4s, v18.4s, v16.s[0]
+	WORD $0x2d4541d3 // ldp s19, s16, [x14, #0x28]
+	WORD $0x4f941227 // fmla v7.4s, v17.4s, v20.s[0]
+	WORD $0x4f941246 // fmla v6.4s, v18.4s, v20.s[0]
+	WORD $0x4f931223 // fmla v3.4s, v17.4s, v19.s[0]
+	WORD $0x4f931242 // fmla v2.4s, v18.4s, v19.s[0]
+	WORD $0xad4351b3 // ldp q19, q20, [x13, #0x60]
+	WORD $0x4f901221 // fmla v1.4s, v17.4s, v16.s[0]
+	WORD $0x4f901240 // fmla v0.4s, v18.4s, v16.s[0]
+	WORD $0x2d4641d5 // ldp s21, s16, [x14, #0x30]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0x4f901265 // fmla v5.4s, v19.4s, v16.s[0]
+	WORD $0x4f901284 // fmla v4.4s, v20.4s, v16.s[0]
+	WORD $0x2d4741d1 // ldp s17, s16, [x14, #0x38]
+	WORD $0x4f951267 // fmla v7.4s, v19.4s, v21.s[0]
+	WORD $0x4f951286 // fmla v6.4s, v20.4s, v21.s[0]
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x4f911263 // fmla v3.4s, v19.4s, v17.s[0]
+	WORD $0x4f911282 // fmla v2.4s, v20.4s, v17.s[0]
+	WORD $0x4f901261 // fmla v1.4s, v19.4s, v16.s[0]
+	WORD $0x4f901280 // fmla v0.4s, v20.4s, v16.s[0]
+	WORD $0x54fff868 // b.hi 0xed8 <k_mul_panels+0xec0>
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400026b // b.lt 0x1024 <k_mul_panels+0x100c>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0xacc145b0 // ldp q16, q17, [x13], #0x20
+	WORD $0xaa0e03e1 // mov x1, x14
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x4ddfc832 // ld1r { v18.4s }, [x1], #4
+	WORD $0xbd400033 // ldr s19, [x1]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4f931205 // fmla v5.4s, v16.4s, v19.s[0]
+	WORD $0x4f931224 // fmla v4.4s, v17.4s, v19.s[0]
+	WORD $0x2d414dd4 // ldp s20, s19, [x14, #0x8]
+	WORD $0x4e32ce07 // fmla v7.4s, v16.4s, v18.4s
+	WORD $0x4e32ce26 // fmla v6.4s, v17.4s, v18.4s
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x4f941203 // fmla v3.4s, v16.4s, v20.s[0]
+	WORD $0x4f941222 // fmla v2.4s, v17.4s, v20.s[0]
+	WORD $0x4f931201 // fmla v1.4s, v16.4s, v19.s[0]
+	WORD $0x4f931220 // fmla v0.4s, v17.4s, v19.s[0]
+	WORD $0x54fffe08 // b.hi 0xfe0 <k_mul_panels+0xfc8>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540046e0 // b.eq 0x1904 <k_mul_panels+0x18ec>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54010881 // b.ne 0x3140 <k_mul_panels+0x3128>
+	WORD $0xad404590 // ldp q16, q17, [x12]
+	WORD $0xad414d92 // ldp q18, q19, [x12, #0x20]
+	WORD $0xad425594 // ldp q20, q21, [x12, #0x40]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0xad434590 // ldp q16, q17, [x12, #0x60]
+	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
+	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
+	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
+	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
+	WORD $0x14000837 // b 0x3140 <k_mul_panels+0x3128>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ed // csetm x13, eq
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x54000101 // b.ne 0x1094 <k_mul_panels+0x107c>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0x52800601 // mov w1, #0x30 // =48
+	WORD $0x9a960126 // csel x6, x9, x22, eq
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x9a9f0110 // csel x16, x8, xzr, eq
+	WORD $0x14000009 // b 0x10b4 <k_mul_panels+0x109c>
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a8902c6 // csel x6, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0x9a96018e // csel x14, x12, x22, eq
+	WORD $0x8a0801b0 // and x16, x13, x8
+	WORD $0x52800608 // mov w8, #0x30 // =48
+	WORD $0x9a9f0101 // csel x1, x8, xzr, eq
 	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xf10013df // cmp x30, #0x4
 	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
 	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
-	WORD $0xaa1603e7 // mov x7, x22
+	WORD $0xaa1e03e8 // mov x8, x30
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa0a03ed // mov x13, x10
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0xaa1703eb // mov x11, x23
+	WORD $0xaa0f03f3 // mov x19, x15
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
@@ -4644,981 +1113,4381 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x540010ab // b.lt 0x4a5c <k_mul_panels_64+0x5c0>
-	WORD $0xaa1703eb // mov x11, x23
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1603f9 // mov x25, x22
-	WORD $0xaa0b03e7 // mov x7, x11
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0x3dc00988 // ldr q8, [x12, #0x20]
-	WORD $0xad40258a // ldp q10, q9, [x12]
-	WORD $0xf1001f3f // cmp x25, #0x7
-	WORD $0x4ddfcceb // ld1r { v11.2d }, [x7], #8
-	WORD $0xfd4000ec // ldr d12, [x7]
-	WORD $0xd1001327 // sub x7, x25, #0x4
-	WORD $0x8b1d037b // add x27, x27, x29
-	WORD $0x4fcc115c // fmla v28.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc113b // fmla v27.2d, v9.2d, v12.d[0]
-	WORD $0xaa0703f9 // mov x25, x7
-	WORD $0x4fcc111a // fmla v26.2d, v8.2d, v12.d[0]
-	WORD $0x4e6bcd5f // fmla v31.2d, v10.2d, v11.2d
-	WORD $0x4e6bcd3e // fmla v30.2d, v9.2d, v11.2d
-	WORD $0x4e6bcd1d // fmla v29.2d, v8.2d, v11.2d
-	WORD $0x6d412d6c // ldp d12, d11, [x11, #0x10]
-	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1138 // fmla v24.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1117 // fmla v23.2d, v8.2d, v12.d[0]
-	WORD $0x4fcb1156 // fmla v22.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1135 // fmla v21.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1114 // fmla v20.2d, v8.2d, v11.d[0]
-	WORD $0x6d422d6c // ldp d12, d11, [x11, #0x20]
-	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1132 // fmla v18.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1111 // fmla v17.2d, v8.2d, v12.d[0]
-	WORD $0x4fcb1150 // fmla v16.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1127 // fmla v7.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1106 // fmla v6.2d, v8.2d, v11.d[0]
-	WORD $0x6d432d6c // ldp d12, d11, [x11, #0x30]
-	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1124 // fmla v4.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1103 // fmla v3.2d, v8.2d, v12.d[0]
-	WORD $0x4fcb1142 // fmla v2.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1121 // fmla v1.2d, v9.2d, v11.d[0]
-	WORD $0xad41a58a // ldp q10, q9, [x12, #0x30]
-	WORD $0x6d44356c // ldp d12, d13, [x11, #0x40]
-	WORD $0x4fcb1100 // fmla v0.2d, v8.2d, v11.d[0]
-	WORD $0xad42a18b // ldp q11, q8, [x12, #0x50]
-	WORD $0x4fcc115f // fmla v31.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc113e // fmla v30.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc117d // fmla v29.2d, v11.2d, v12.d[0]
-	WORD $0x4fcd115c // fmla v28.2d, v10.2d, v13.d[0]
-	WORD $0x4fcd113b // fmla v27.2d, v9.2d, v13.d[0]
-	WORD $0x4fcd117a // fmla v26.2d, v11.2d, v13.d[0]
-	WORD $0x6d45356c // ldp d12, d13, [x11, #0x50]
-	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1138 // fmla v24.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1177 // fmla v23.2d, v11.2d, v12.d[0]
-	WORD $0x4fcd1156 // fmla v22.2d, v10.2d, v13.d[0]
-	WORD $0x4fcd1135 // fmla v21.2d, v9.2d, v13.d[0]
-	WORD $0x4fcd1174 // fmla v20.2d, v11.2d, v13.d[0]
-	WORD $0x6d46356c // ldp d12, d13, [x11, #0x60]
-	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1132 // fmla v18.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1171 // fmla v17.2d, v11.2d, v12.d[0]
-	WORD $0x4fcd1150 // fmla v16.2d, v10.2d, v13.d[0]
-	WORD $0x4fcd1127 // fmla v7.2d, v9.2d, v13.d[0]
-	WORD $0x4fcd1166 // fmla v6.2d, v11.2d, v13.d[0]
-	WORD $0x6d47356c // ldp d12, d13, [x11, #0x70]
-	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1124 // fmla v4.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1163 // fmla v3.2d, v11.2d, v12.d[0]
-	WORD $0x4fcd1142 // fmla v2.2d, v10.2d, v13.d[0]
-	WORD $0x4fcd1121 // fmla v1.2d, v9.2d, v13.d[0]
-	WORD $0xad43a58a // ldp q10, q9, [x12, #0x70]
-	WORD $0x4fcd1160 // fmla v0.2d, v11.2d, v13.d[0]
-	WORD $0x6d482d6c // ldp d12, d11, [x11, #0x80]
-	WORD $0x4fcc111f // fmla v31.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc115e // fmla v30.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc113d // fmla v29.2d, v9.2d, v12.d[0]
-	WORD $0x4fcb111c // fmla v28.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb115b // fmla v27.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb113a // fmla v26.2d, v9.2d, v11.d[0]
-	WORD $0x6d492d6c // ldp d12, d11, [x11, #0x90]
-	WORD $0x4fcc1119 // fmla v25.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1158 // fmla v24.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1137 // fmla v23.2d, v9.2d, v12.d[0]
-	WORD $0x4fcb1116 // fmla v22.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1155 // fmla v21.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1134 // fmla v20.2d, v9.2d, v11.d[0]
-	WORD $0x6d4a2d6c // ldp d12, d11, [x11, #0xa0]
-	WORD $0x4fcc1113 // fmla v19.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1152 // fmla v18.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1131 // fmla v17.2d, v9.2d, v12.d[0]
-	WORD $0x4fcb1110 // fmla v16.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1147 // fmla v7.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1126 // fmla v6.2d, v9.2d, v11.d[0]
-	WORD $0x6d4b2d6c // ldp d12, d11, [x11, #0xb0]
-	WORD $0x4fcc1105 // fmla v5.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1144 // fmla v4.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1123 // fmla v3.2d, v9.2d, v12.d[0]
-	WORD $0x4fcb1102 // fmla v2.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1141 // fmla v1.2d, v10.2d, v11.d[0]
-	WORD $0xad44a18a // ldp q10, q8, [x12, #0x90]
-	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
-	WORD $0x6d4c2d6c // ldp d12, d11, [x11, #0xc0]
-	WORD $0x3dc02d89 // ldr q9, [x12, #0xb0]
-	WORD $0x9103018c // add x12, x12, #0xc0
-	WORD $0x4fcc115f // fmla v31.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc111e // fmla v30.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc113d // fmla v29.2d, v9.2d, v12.d[0]
-	WORD $0x4fcb115c // fmla v28.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb111b // fmla v27.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb113a // fmla v26.2d, v9.2d, v11.d[0]
-	WORD $0x6d4d2d6c // ldp d12, d11, [x11, #0xd0]
-	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1137 // fmla v23.2d, v9.2d, v12.d[0]
-	WORD $0x4fcb1156 // fmla v22.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1134 // fmla v20.2d, v9.2d, v11.d[0]
-	WORD $0x6d4e2d6c // ldp d12, d11, [x11, #0xe0]
-	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1131 // fmla v17.2d, v9.2d, v12.d[0]
-	WORD $0x4fcb1150 // fmla v16.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1126 // fmla v6.2d, v9.2d, v11.d[0]
-	WORD $0x6d4f2d6c // ldp d12, d11, [x11, #0xf0]
-	WORD $0x9104016b // add x11, x11, #0x100
-	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
-	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1123 // fmla v3.2d, v9.2d, v12.d[0]
-	WORD $0x4fcb1142 // fmla v2.2d, v10.2d, v11.d[0]
-	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
-	WORD $0x54fff008 // b.hi 0x4858 <k_mul_panels_64+0x3bc>
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x540004eb // b.lt 0x4afc <k_mul_panels_64+0x660>
-	WORD $0x910004e7 // add x7, x7, #0x1
-	WORD $0xaa0b03f9 // mov x25, x11
-	WORD $0xad402189 // ldp q9, q8, [x12]
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x4ddfcf2b // ld1r { v11.2d }, [x25], #8
-	WORD $0xfd40032c // ldr d12, [x25]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x9100c18c // add x12, x12, #0x30
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4fcc113c // fmla v28.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc111b // fmla v27.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc115a // fmla v26.2d, v10.2d, v12.d[0]
-	WORD $0x4e6bcd3f // fmla v31.2d, v9.2d, v11.2d
-	WORD $0x4e6bcd1e // fmla v30.2d, v8.2d, v11.2d
-	WORD $0x4e6bcd5d // fmla v29.2d, v10.2d, v11.2d
-	WORD $0x6d412d6c // ldp d12, d11, [x11, #0x10]
-	WORD $0x4fcc1139 // fmla v25.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1157 // fmla v23.2d, v10.2d, v12.d[0]
-	WORD $0x4fcb1136 // fmla v22.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1154 // fmla v20.2d, v10.2d, v11.d[0]
-	WORD $0x6d422d6c // ldp d12, d11, [x11, #0x20]
-	WORD $0x4fcc1133 // fmla v19.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1151 // fmla v17.2d, v10.2d, v12.d[0]
-	WORD $0x4fcb1130 // fmla v16.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1146 // fmla v6.2d, v10.2d, v11.d[0]
-	WORD $0x6d432d6c // ldp d12, d11, [x11, #0x30]
-	WORD $0x9101016b // add x11, x11, #0x40
-	WORD $0x4fcc1125 // fmla v5.2d, v9.2d, v12.d[0]
-	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
-	WORD $0x4fcc1143 // fmla v3.2d, v10.2d, v12.d[0]
-	WORD $0x4fcb1122 // fmla v2.2d, v9.2d, v11.d[0]
-	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
-	WORD $0x4fcb1140 // fmla v0.2d, v10.2d, v11.d[0]
-	WORD $0x54fffb88 // b.hi 0x4a68 <k_mul_panels_64+0x5cc>
+	WORD $0x5400120b // b.lt 0x1364 <k_mul_panels+0x134c>
+	WORD $0xaa0f03f3 // mov x19, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03e8 // mov x8, x30
+	WORD $0xaa1303e4 // mov x4, x19
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf98000c0 // prfm pldl1keep, [x6]
+	WORD $0xf98001c0 // prfm pldl1keep, [x14]
+	WORD $0xf98008c0 // prfm pldl1keep, [x6, #0x10]
+	WORD $0xeb03011f // cmp x8, x3
+	WORD $0xf98009c0 // prfm pldl1keep, [x14, #0x10]
+	WORD $0xf98010c0 // prfm pldl1keep, [x6, #0x20]
+	WORD $0x9a9fc03a // csel x26, x1, xzr, gt
+	WORD $0xf98011c0 // prfm pldl1keep, [x14, #0x20]
+	WORD $0xad4025aa // ldp q10, q9, [x13]
+	WORD $0x3dc009a8 // ldr q8, [x13, #0x20]
+	WORD $0x8b1a01ce // add x14, x14, x26
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x4ddfc88b // ld1r { v11.4s }, [x4], #4
+	WORD $0xbd40008c // ldr s12, [x4]
+	WORD $0x9a9fc204 // csel x4, x16, xzr, gt
+	WORD $0xf1001d1f // cmp x8, #0x7
+	WORD $0xd1001108 // sub x8, x8, #0x4
+	WORD $0x4f8c115c // fmla v28.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c113b // fmla v27.4s, v9.4s, v12.s[0]
+	WORD $0x8b0400c6 // add x6, x6, x4
+	WORD $0x4e2bcd5f // fmla v31.4s, v10.4s, v11.4s
+	WORD $0x4e2bcd3e // fmla v30.4s, v9.4s, v11.4s
+	WORD $0x4e2bcd1d // fmla v29.4s, v8.4s, v11.4s
+	WORD $0x4f8c111a // fmla v26.4s, v8.4s, v12.s[0]
+	WORD $0x2d41326b // ldp s11, s12, [x19, #0x8]
+	WORD $0x4f8b1159 // fmla v25.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1138 // fmla v24.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1117 // fmla v23.4s, v8.4s, v11.s[0]
+	WORD $0x4f8c1156 // fmla v22.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1135 // fmla v21.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1114 // fmla v20.4s, v8.4s, v12.s[0]
+	WORD $0x2d42326b // ldp s11, s12, [x19, #0x10]
+	WORD $0x4f8b1153 // fmla v19.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1132 // fmla v18.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1111 // fmla v17.4s, v8.4s, v11.s[0]
+	WORD $0x2d43366b // ldp s11, s13, [x19, #0x18]
+	WORD $0x4f8c1150 // fmla v16.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1127 // fmla v7.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1106 // fmla v6.4s, v8.4s, v12.s[0]
+	WORD $0x4f8b1145 // fmla v5.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1124 // fmla v4.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1103 // fmla v3.4s, v8.4s, v11.s[0]
+	WORD $0x4f8d1142 // fmla v2.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d1121 // fmla v1.4s, v9.4s, v13.s[0]
+	WORD $0xad41a5aa // ldp q10, q9, [x13, #0x30]
+	WORD $0x4f8d1100 // fmla v0.4s, v8.4s, v13.s[0]
+	WORD $0x2d44366c // ldp s12, s13, [x19, #0x20]
+	WORD $0xad42a1ab // ldp q11, q8, [x13, #0x50]
+	WORD $0x4f8c115f // fmla v31.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c113e // fmla v30.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c117d // fmla v29.4s, v11.4s, v12.s[0]
+	WORD $0x4f8d115c // fmla v28.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d113b // fmla v27.4s, v9.4s, v13.s[0]
+	WORD $0x4f8d117a // fmla v26.4s, v11.4s, v13.s[0]
+	WORD $0x2d45366c // ldp s12, s13, [x19, #0x28]
+	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1138 // fmla v24.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1177 // fmla v23.4s, v11.4s, v12.s[0]
+	WORD $0x4f8d1156 // fmla v22.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d1135 // fmla v21.4s, v9.4s, v13.s[0]
+	WORD $0x4f8d1174 // fmla v20.4s, v11.4s, v13.s[0]
+	WORD $0x2d46366c // ldp s12, s13, [x19, #0x30]
+	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1132 // fmla v18.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1171 // fmla v17.4s, v11.4s, v12.s[0]
+	WORD $0x4f8d1150 // fmla v16.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d1127 // fmla v7.4s, v9.4s, v13.s[0]
+	WORD $0x4f8d1166 // fmla v6.4s, v11.4s, v13.s[0]
+	WORD $0x2d47366c // ldp s12, s13, [x19, #0x38]
+	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1124 // fmla v4.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1163 // fmla v3.4s, v11.4s, v12.s[0]
+	WORD $0x4f8d1142 // fmla v2.4s, v10.4s, v13.s[0]
+	WORD $0x4f8d1121 // fmla v1.4s, v9.4s, v13.s[0]
+	WORD $0xad43a5aa // ldp q10, q9, [x13, #0x70]
+	WORD $0x4f8d1160 // fmla v0.4s, v11.4s, v13.s[0]
+	WORD $0x2d482e6c // ldp s12, s11, [x19, #0x40]
+	WORD $0x4f8c111f // fmla v31.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c115e // fmla v30.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c113d // fmla v29.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b111c // fmla v28.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b115b // fmla v27.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b113a // fmla v26.4s, v9.4s, v11.s[0]
+	WORD $0x2d492e6c // ldp s12, s11, [x19, #0x48]
+	WORD $0x4f8c1119 // fmla v25.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1158 // fmla v24.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1137 // fmla v23.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1116 // fmla v22.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1155 // fmla v21.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1134 // fmla v20.4s, v9.4s, v11.s[0]
+	WORD $0x2d4a2e6c // ldp s12, s11, [x19, #0x50]
+	WORD $0x4f8c1113 // fmla v19.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1152 // fmla v18.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1131 // fmla v17.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1110 // fmla v16.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1147 // fmla v7.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1126 // fmla v6.4s, v9.4s, v11.s[0]
+	WORD $0x2d4b2e6c // ldp s12, s11, [x19, #0x58]
+	WORD $0x4f8c1105 // fmla v5.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1144 // fmla v4.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1123 // fmla v3.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1102 // fmla v2.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1141 // fmla v1.4s, v10.4s, v11.s[0]
+	WORD $0xad44a1aa // ldp q10, q8, [x13, #0x90]
+	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
+	WORD $0x2d4c2e6c // ldp s12, s11, [x19, #0x60]
+	WORD $0x3dc02da9 // ldr q9, [x13, #0xb0]
+	WORD $0x910301ad // add x13, x13, #0xc0
+	WORD $0x4f8c115f // fmla v31.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c111e // fmla v30.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c113d // fmla v29.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b115c // fmla v28.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b111b // fmla v27.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b113a // fmla v26.4s, v9.4s, v11.s[0]
+	WORD $0x2d4d2e6c // ldp s12, s11, [x19, #0x68]
+	WORD $0x4f8c1159 // fmla v25.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1137 // fmla v23.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1156 // fmla v22.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1134 // fmla v20.4s, v9.4s, v11.s[0]
+	WORD $0x2d4e2e6c // ldp s12, s11, [x19, #0x70]
+	WORD $0x4f8c1153 // fmla v19.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1131 // fmla v17.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1150 // fmla v16.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1126 // fmla v6.4s, v9.4s, v11.s[0]
+	WORD $0x2d4f2e6c // ldp s12, s11, [x19, #0x78]
+	WORD $0x91020273 // add x19, x19, #0x80
+	WORD $0x4f8c1145 // fmla v5.4s, v10.4s, v12.s[0]
+	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1123 // fmla v3.4s, v9.4s, v12.s[0]
+	WORD $0x4f8b1142 // fmla v2.4s, v10.4s, v11.s[0]
+	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1120 // fmla v0.4s, v9.4s, v11.s[0]
+	WORD $0x54ffeec8 // b.hi 0x1134 <k_mul_panels+0x111c>
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540004eb // b.lt 0x1404 <k_mul_panels+0x13ec>
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xaa1303ee // mov x14, x19
+	WORD $0xad4021a9 // ldp q9, q8, [x13]
+	WORD $0x3dc009aa // ldr q10, [x13, #0x20]
+	WORD $0x4ddfc9cb // ld1r { v11.4s }, [x14], #4
+	WORD $0xbd4001cc // ldr s12, [x14]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x9100c1ad // add x13, x13, #0x30
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4f8c113c // fmla v28.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c111b // fmla v27.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c115a // fmla v26.4s, v10.4s, v12.s[0]
+	WORD $0x4e2bcd3f // fmla v31.4s, v9.4s, v11.4s
+	WORD $0x4e2bcd1e // fmla v30.4s, v8.4s, v11.4s
+	WORD $0x4e2bcd5d // fmla v29.4s, v10.4s, v11.4s
+	WORD $0x2d412e6c // ldp s12, s11, [x19, #0x8]
+	WORD $0x4f8c1139 // fmla v25.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1118 // fmla v24.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1157 // fmla v23.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1136 // fmla v22.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1115 // fmla v21.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1154 // fmla v20.4s, v10.4s, v11.s[0]
+	WORD $0x2d422e6c // ldp s12, s11, [x19, #0x10]
+	WORD $0x4f8c1133 // fmla v19.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1112 // fmla v18.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1151 // fmla v17.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1130 // fmla v16.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1107 // fmla v7.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1146 // fmla v6.4s, v10.4s, v11.s[0]
+	WORD $0x2d432e6c // ldp s12, s11, [x19, #0x18]
+	WORD $0x91008273 // add x19, x19, #0x20
+	WORD $0x4f8c1125 // fmla v5.4s, v9.4s, v12.s[0]
+	WORD $0x4f8c1104 // fmla v4.4s, v8.4s, v12.s[0]
+	WORD $0x4f8c1143 // fmla v3.4s, v10.4s, v12.s[0]
+	WORD $0x4f8b1122 // fmla v2.4s, v9.4s, v11.s[0]
+	WORD $0x4f8b1101 // fmla v1.4s, v8.4s, v11.s[0]
+	WORD $0x4f8b1140 // fmla v0.4s, v10.4s, v11.s[0]
+	WORD $0x54fffb88 // b.hi 0x1370 <k_mul_panels+0x1358>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54002920 // b.eq 0x192c <k_mul_panels+0x1914>
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x54012841 // b.ne 0x3918 <k_mul_panels+0x3900>
+	WORD $0xad402588 // ldp q8, q9, [x12]
+	WORD $0xad412d8a // ldp q10, q11, [x12, #0x20]
+	WORD $0xad42358c // ldp q12, q13, [x12, #0x40]
+	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
+	WORD $0x4e3ed53e // fadd v30.4s, v9.4s, v30.4s
+	WORD $0x4e3dd55d // fadd v29.4s, v10.4s, v29.4s
+	WORD $0x4e3cd57c // fadd v28.4s, v11.4s, v28.4s
+	WORD $0x4e3bd59b // fadd v27.4s, v12.4s, v27.4s
+	WORD $0x4e3ad5ba // fadd v26.4s, v13.4s, v26.4s
+	WORD $0xad432588 // ldp q8, q9, [x12, #0x60]
+	WORD $0xad442d8a // ldp q10, q11, [x12, #0x80]
+	WORD $0xad45358c // ldp q12, q13, [x12, #0xa0]
+	WORD $0x4e39d519 // fadd v25.4s, v8.4s, v25.4s
+	WORD $0x4e38d538 // fadd v24.4s, v9.4s, v24.4s
+	WORD $0x4e37d557 // fadd v23.4s, v10.4s, v23.4s
+	WORD $0x4e36d576 // fadd v22.4s, v11.4s, v22.4s
+	WORD $0x4e35d595 // fadd v21.4s, v12.4s, v21.4s
+	WORD $0x4e34d5b4 // fadd v20.4s, v13.4s, v20.4s
+	WORD $0xad462588 // ldp q8, q9, [x12, #0xc0]
+	WORD $0xad472d8a // ldp q10, q11, [x12, #0xe0]
+	WORD $0xad48358c // ldp q12, q13, [x12, #0x100]
+	WORD $0x4e33d513 // fadd v19.4s, v8.4s, v19.4s
+	WORD $0x4e32d532 // fadd v18.4s, v9.4s, v18.4s
+	WORD $0x4e31d551 // fadd v17.4s, v10.4s, v17.4s
+	WORD $0x4e30d570 // fadd v16.4s, v11.4s, v16.4s
+	WORD $0x4e27d587 // fadd v7.4s, v12.4s, v7.4s
+	WORD $0x4e26d5a6 // fadd v6.4s, v13.4s, v6.4s
+	WORD $0xad492588 // ldp q8, q9, [x12, #0x120]
+	WORD $0xad4a2d8a // ldp q10, q11, [x12, #0x140]
+	WORD $0xad4b358c // ldp q12, q13, [x12, #0x160]
+	WORD $0x4e25d505 // fadd v5.4s, v8.4s, v5.4s
+	WORD $0x4e24d524 // fadd v4.4s, v9.4s, v4.4s
+	WORD $0x4e23d543 // fadd v3.4s, v10.4s, v3.4s
+	WORD $0x4e22d562 // fadd v2.4s, v11.4s, v2.4s
+	WORD $0x4e21d581 // fadd v1.4s, v12.4s, v1.4s
+	WORD $0x4e20d5a0 // fadd v0.4s, v13.4s, v0.4s
+	WORD $0x1400091d // b 0x3918 <k_mul_panels+0x3900>
 	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x5400ab60 // b.eq 0x606c <k_mul_panels_64+0x1bd0>
+	WORD $0xda9f13f0 // csetm x16, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x14d4 <k_mul_panels+0x14bc>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x52800401 // mov w1, #0x20 // =32
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f010e // csel x14, x8, xzr, eq
+	WORD $0x9a960128 // csel x8, x9, x22, eq
+	WORD $0x14000009 // b 0x14f4 <k_mul_panels+0x14dc>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a8902c8 // csel x8, x22, x9, eq
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54011a21 // b.ne 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xad402548 // ldp q8, q9, [x10]
-	WORD $0xad412d4a // ldp q10, q11, [x10, #0x20]
-	WORD $0xad42354c // ldp q12, q13, [x10, #0x40]
-	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
-	WORD $0x4e7ed53e // fadd v30.2d, v9.2d, v30.2d
-	WORD $0x4e7dd55d // fadd v29.2d, v10.2d, v29.2d
-	WORD $0x4e7cd57c // fadd v28.2d, v11.2d, v28.2d
-	WORD $0x4e7bd59b // fadd v27.2d, v12.2d, v27.2d
-	WORD $0x4e7ad5ba // fadd v26.2d, v13.2d, v26.2d
-	WORD $0xad432548 // ldp q8, q9, [x10, #0x60]
-	WORD $0xad442d4a // ldp q10, q11, [x10, #0x80]
-	WORD $0xad45354c // ldp q12, q13, [x10, #0xa0]
-	WORD $0x4e79d519 // fadd v25.2d, v8.2d, v25.2d
-	WORD $0x4e78d538 // fadd v24.2d, v9.2d, v24.2d
-	WORD $0x4e77d557 // fadd v23.2d, v10.2d, v23.2d
-	WORD $0x4e76d576 // fadd v22.2d, v11.2d, v22.2d
-	WORD $0x4e75d595 // fadd v21.2d, v12.2d, v21.2d
-	WORD $0x4e74d5b4 // fadd v20.2d, v13.2d, v20.2d
-	WORD $0xad462548 // ldp q8, q9, [x10, #0xc0]
-	WORD $0xad472d4a // ldp q10, q11, [x10, #0xe0]
-	WORD $0xad48354c // ldp q12, q13, [x10, #0x100]
-	WORD $0x4e73d513 // fadd v19.2d, v8.2d, v19.2d
-	WORD $0x4e72d532 // fadd v18.2d, v9.2d, v18.2d
-	WORD $0x4e71d551 // fadd v17.2d, v10.2d, v17.2d
-	WORD $0x4e70d570 // fadd v16.2d, v11.2d, v16.2d
-	WORD $0x4e67d587 // fadd v7.2d, v12.2d, v7.2d
-	WORD $0x4e66d5a6 // fadd v6.2d, v13.2d, v6.2d
-	WORD $0xad492548 // ldp q8, q9, [x10, #0x120]
-	WORD $0xad4a2d4a // ldp q10, q11, [x10, #0x140]
-	WORD $0xad4b354c // ldp q12, q13, [x10, #0x160]
-	WORD $0x4e65d505 // fadd v5.2d, v8.2d, v5.2d
-	WORD $0x4e64d524 // fadd v4.2d, v9.2d, v4.2d
-	WORD $0x4e63d543 // fadd v3.2d, v10.2d, v3.2d
-	WORD $0x4e62d562 // fadd v2.2d, v11.2d, v2.2d
-	WORD $0x4e61d581 // fadd v1.2d, v12.2d, v1.2d
-	WORD $0x4e60d5a0 // fadd v0.2d, v13.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0x1a9f17ee // cset w14, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37b7dc1 // ubfiz x1, x14, #5, #32
+	WORD $0xf9405bee // ldr x14, [sp, #0xb0]
+	WORD $0x8a0e020e // and x14, x16, x14
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0xaa0f03e6 // mov x6, x15
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x54000d6b // b.lt 0x16f0 <k_mul_panels+0x16d8>
+	WORD $0xaa0f03e6 // mov x6, x15
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0603e4 // mov x4, x6
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0xeb03033f // cmp x25, x3
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xad406e1a // ldp q26, q27, [x16]
+	WORD $0x4ddfc898 // ld1r { v24.4s }, [x4], #4
+	WORD $0x9a9fc03a // csel x26, x1, xzr, gt
+	WORD $0xbd400099 // ldr s25, [x4]
+	WORD $0x9a9fc1c4 // csel x4, x14, xzr, gt
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x8b040108 // add x8, x8, x4
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x4e38cf57 // fmla v23.4s, v26.4s, v24.4s
+	WORD $0x4e38cf76 // fmla v22.4s, v27.4s, v24.4s
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x2d4160dc // ldp s28, s24, [x6, #0x8]
+	WORD $0x4f991355 // fmla v21.4s, v26.4s, v25.s[0]
+	WORD $0x4f991374 // fmla v20.4s, v27.4s, v25.s[0]
+	WORD $0x4f981351 // fmla v17.4s, v26.4s, v24.s[0]
+	WORD $0x4f981370 // fmla v16.4s, v27.4s, v24.s[0]
+	WORD $0x2d4260d9 // ldp s25, s24, [x6, #0x10]
+	WORD $0x4f9c1353 // fmla v19.4s, v26.4s, v28.s[0]
+	WORD $0x4f9c1372 // fmla v18.4s, v27.4s, v28.s[0]
+	WORD $0x4f991347 // fmla v7.4s, v26.4s, v25.s[0]
+	WORD $0x4f991366 // fmla v6.4s, v27.4s, v25.s[0]
+	WORD $0x2d4370d9 // ldp s25, s28, [x6, #0x18]
+	WORD $0x4f981345 // fmla v5.4s, v26.4s, v24.s[0]
+	WORD $0x4f981364 // fmla v4.4s, v27.4s, v24.s[0]
+	WORD $0x4f991343 // fmla v3.4s, v26.4s, v25.s[0]
+	WORD $0x4f991362 // fmla v2.4s, v27.4s, v25.s[0]
+	WORD $0xad416618 // ldp q24, q25, [x16, #0x20]
+	WORD $0x4f9c1341 // fmla v1.4s, v26.4s, v28.s[0]
+	WORD $0x2d4468dd // ldp s29, s26, [x6, #0x20]
+	WORD $0x4f9c1360 // fmla v0.4s, v27.4s, v28.s[0]
+	WORD $0x4f9a1315 // fmla v21.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1334 // fmla v20.4s, v25.4s, v26.s[0]
+	WORD $0x2d4568db // ldp s27, s26, [x6, #0x28]
+	WORD $0x4f9d1317 // fmla v23.4s, v24.4s, v29.s[0]
+	WORD $0x4f9d1336 // fmla v22.4s, v25.4s, v29.s[0]
+	WORD $0x4f9b1313 // fmla v19.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1332 // fmla v18.4s, v25.4s, v27.s[0]
+	WORD $0x4f9a1311 // fmla v17.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1330 // fmla v16.4s, v25.4s, v26.s[0]
+	WORD $0x2d4668db // ldp s27, s26, [x6, #0x30]
+	WORD $0x4f9b1307 // fmla v7.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1326 // fmla v6.4s, v25.4s, v27.s[0]
+	WORD $0x2d4770db // ldp s27, s28, [x6, #0x38]
+	WORD $0x4f9a1305 // fmla v5.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1324 // fmla v4.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1303 // fmla v3.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1322 // fmla v2.4s, v25.4s, v27.s[0]
+	WORD $0xad426e1a // ldp q26, q27, [x16, #0x40]
+	WORD $0x4f9c1301 // fmla v1.4s, v24.4s, v28.s[0]
+	WORD $0x2d4860dd // ldp s29, s24, [x6, #0x40]
+	WORD $0x4f9c1320 // fmla v0.4s, v25.4s, v28.s[0]
+	WORD $0x4f981355 // fmla v21.4s, v26.4s, v24.s[0]
+	WORD $0x4f981374 // fmla v20.4s, v27.4s, v24.s[0]
+	WORD $0x2d4960d9 // ldp s25, s24, [x6, #0x48]
+	WORD $0x4f9d1357 // fmla v23.4s, v26.4s, v29.s[0]
+	WORD $0x4f9d1376 // fmla v22.4s, v27.4s, v29.s[0]
+	WORD $0x4f991353 // fmla v19.4s, v26.4s, v25.s[0]
+	WORD $0x4f991372 // fmla v18.4s, v27.4s, v25.s[0]
+	WORD $0x4f981351 // fmla v17.4s, v26.4s, v24.s[0]
+	WORD $0x4f981370 // fmla v16.4s, v27.4s, v24.s[0]
+	WORD $0x2d4a60d9 // ldp s25, s24, [x6, #0x50]
+	WORD $0x4f991347 // fmla v7.4s, v26.4s, v25.s[0]
+	WORD $0x4f991366 // fmla v6.4s, v27.4s, v25.s[0]
+	WORD $0x2d4b70d9 // ldp s25, s28, [x6, #0x58]
+	WORD $0x4f981345 // fmla v5.4s, v26.4s, v24.s[0]
+	WORD $0x4f981364 // fmla v4.4s, v27.4s, v24.s[0]
+	WORD $0x4f991343 // fmla v3.4s, v26.4s, v25.s[0]
+	WORD $0x4f991362 // fmla v2.4s, v27.4s, v25.s[0]
+	WORD $0xad436219 // ldp q25, q24, [x16, #0x60]
+	WORD $0x4f9c1341 // fmla v1.4s, v26.4s, v28.s[0]
+	WORD $0x2d4c68dd // ldp s29, s26, [x6, #0x60]
+	WORD $0x4f9c1360 // fmla v0.4s, v27.4s, v28.s[0]
+	WORD $0x91020210 // add x16, x16, #0x80
+	WORD $0x4f9a1335 // fmla v21.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1314 // fmla v20.4s, v24.4s, v26.s[0]
+	WORD $0x2d4d68db // ldp s27, s26, [x6, #0x68]
+	WORD $0x4f9d1337 // fmla v23.4s, v25.4s, v29.s[0]
+	WORD $0x4f9d1316 // fmla v22.4s, v24.4s, v29.s[0]
+	WORD $0x4f9b1333 // fmla v19.4s, v25.4s, v27.s[0]
+	WORD $0x4f9b1312 // fmla v18.4s, v24.4s, v27.s[0]
+	WORD $0x4f9a1331 // fmla v17.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1310 // fmla v16.4s, v24.4s, v26.s[0]
+	WORD $0x2d4e68db // ldp s27, s26, [x6, #0x70]
+	WORD $0x4f9b1327 // fmla v7.4s, v25.4s, v27.s[0]
+	WORD $0x4f9b1306 // fmla v6.4s, v24.4s, v27.s[0]
+	WORD $0x4f9a1325 // fmla v5.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1304 // fmla v4.4s, v24.4s, v26.s[0]
+	WORD $0x2d4f68db // ldp s27, s26, [x6, #0x78]
+	WORD $0x910200c6 // add x6, x6, #0x80
+	WORD $0x4f9b1323 // fmla v3.4s, v25.4s, v27.s[0]
+	WORD $0x4f9b1302 // fmla v2.4s, v24.4s, v27.s[0]
+	WORD $0x4f9a1321 // fmla v1.4s, v25.4s, v26.s[0]
+	WORD $0x4f9a1300 // fmla v0.4s, v24.4s, v26.s[0]
+	WORD $0x54fff368 // b.hi 0x1554 <k_mul_panels+0x153c>
+	WORD $0xf9404bfa // ldr x26, [sp, #0x90]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x540003ab // b.lt 0x1768 <k_mul_panels+0x1750>
+	WORD $0x91000728 // add x8, x25, #0x1
+	WORD $0xacc16618 // ldp q24, q25, [x16], #0x20
+	WORD $0xaa0603ee // mov x14, x6
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x4ddfc9da // ld1r { v26.4s }, [x14], #4
+	WORD $0xbd4001db // ldr s27, [x14]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4f9b1315 // fmla v21.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1334 // fmla v20.4s, v25.4s, v27.s[0]
+	WORD $0x2d416cdc // ldp s28, s27, [x6, #0x8]
+	WORD $0x4e3acf17 // fmla v23.4s, v24.4s, v26.4s
+	WORD $0x4e3acf36 // fmla v22.4s, v25.4s, v26.4s
+	WORD $0x4f9b1311 // fmla v17.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1330 // fmla v16.4s, v25.4s, v27.s[0]
+	WORD $0x2d426cda // ldp s26, s27, [x6, #0x10]
+	WORD $0x4f9c1313 // fmla v19.4s, v24.4s, v28.s[0]
+	WORD $0x4f9c1332 // fmla v18.4s, v25.4s, v28.s[0]
+	WORD $0x4f9a1307 // fmla v7.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1326 // fmla v6.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1305 // fmla v5.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1324 // fmla v4.4s, v25.4s, v27.s[0]
+	WORD $0x2d436cda // ldp s26, s27, [x6, #0x18]
+	WORD $0x910080c6 // add x6, x6, #0x20
+	WORD $0x4f9a1303 // fmla v3.4s, v24.4s, v26.s[0]
+	WORD $0x4f9a1322 // fmla v2.4s, v25.4s, v26.s[0]
+	WORD $0x4f9b1301 // fmla v1.4s, v24.4s, v27.s[0]
+	WORD $0x4f9b1320 // fmla v0.4s, v25.4s, v27.s[0]
+	WORD $0x54fffcc8 // b.hi 0x16fc <k_mul_panels+0x16e4>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540010a0 // b.eq 0x1980 <k_mul_panels+0x1968>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54013a41 // b.ne 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xad406598 // ldp q24, q25, [x12]
+	WORD $0xad416d9a // ldp q26, q27, [x12, #0x20]
+	WORD $0xad44759c // ldp q28, q29, [x12, #0x80]
+	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
+	WORD $0x4e36d736 // fadd v22.4s, v25.4s, v22.4s
+	WORD $0x4e35d755 // fadd v21.4s, v26.4s, v21.4s
+	WORD $0x4e34d774 // fadd v20.4s, v27.4s, v20.4s
+	WORD $0xad426598 // ldp q24, q25, [x12, #0x40]
+	WORD $0x4e27d787 // fadd v7.4s, v28.4s, v7.4s
+	WORD $0xad436d9a // ldp q26, q27, [x12, #0x60]
+	WORD $0x4e26d7a6 // fadd v6.4s, v29.4s, v6.4s
+	WORD $0xad47759c // ldp q28, q29, [x12, #0xe0]
+	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
+	WORD $0x4e32d732 // fadd v18.4s, v25.4s, v18.4s
+	WORD $0x4e31d751 // fadd v17.4s, v26.4s, v17.4s
+	WORD $0x4e30d770 // fadd v16.4s, v27.4s, v16.4s
+	WORD $0xad456598 // ldp q24, q25, [x12, #0xa0]
+	WORD $0x4e21d781 // fadd v1.4s, v28.4s, v1.4s
+	WORD $0xad466d9a // ldp q26, q27, [x12, #0xc0]
+	WORD $0x4e20d7a0 // fadd v0.4s, v29.4s, v0.4s
+	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
+	WORD $0x4e24d724 // fadd v4.4s, v25.4s, v4.4s
+	WORD $0x4e23d743 // fadd v3.4s, v26.4s, v3.4s
+	WORD $0x4e22d762 // fadd v2.4s, v27.4s, v2.4s
+	WORD $0x140009b9 // b 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54000e2b // b.lt 0x19a8 <k_mul_panels+0x1990>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x54000f0d // b.le 0x19cc <k_mul_panels+0x19b4>
+	WORD $0x3dc00122 // ldr q2, [x9]
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x54003369 // b.ls 0x1e64 <k_mul_panels+0x1e4c>
+	WORD $0x3dc00523 // ldr q3, [x9, #0x10]
+	WORD $0x1400007c // b 0x19f0 <k_mul_panels+0x19d8>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x5400578b // b.lt 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540011ed // b.le 0x1a4c <k_mul_panels+0x1a34>
+	WORD $0x3dc00124 // ldr q4, [x9]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x540056c0 // b.eq 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x14000097 // b 0x1a88 <k_mul_panels+0x1a70>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54009fab // b.lt 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400144d // b.le 0x1ac4 <k_mul_panels+0x1aac>
+	WORD $0x3dc00134 // ldr q20, [x9]
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0x540031c9 // b.ls 0x1e88 <k_mul_panels+0x1e70>
+	WORD $0x3dc00534 // ldr q20, [x9, #0x10]
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0xd10020ad // sub x13, x5, #0x8
+	WORD $0x54005ec9 // b.ls 0x2438 <k_mul_panels+0x2420>
+	WORD $0x3dc00935 // ldr q21, [x9, #0x20]
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540014a1 // b.ne 0x1b10 <k_mul_panels+0x1af8>
+	WORD $0x140004ea // b 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5400094b // b.lt 0x19b4 <k_mul_panels+0x199c>
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x540014ab // b.lt 0x1b28 <k_mul_panels+0x1b10>
+	WORD $0x3dc00121 // ldr q1, [x9]
+	WORD $0x140000ab // b 0x1b48 <k_mul_panels+0x1b30>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540008cb // b.lt 0x19c0 <k_mul_panels+0x19a8>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400176d // b.le 0x1b9c <k_mul_panels+0x1b84>
+	WORD $0x3dc00123 // ldr q3, [x9]
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x54003509 // b.ls 0x1f60 <k_mul_panels+0x1f48>
+	WORD $0x3dc00523 // ldr q3, [x9, #0x10]
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x54006289 // b.ls 0x251c <k_mul_panels+0x2504>
+	WORD $0x3dc00924 // ldr q4, [x9, #0x20]
+	WORD $0x140000bd // b 0x1bc8 <k_mul_panels+0x1bb0>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x5400648b // b.lt 0x256c <k_mul_panels+0x2554>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x54001b4d // b.le 0x1c4c <k_mul_panels+0x1c34>
+	WORD $0x3dc00130 // ldr q16, [x9]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x540063c0 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x140000e2 // b 0x1c88 <k_mul_panels+0x1c70>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x5400c1cb // b.lt 0x3140 <k_mul_panels+0x3128>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540020ad // b.le 0x1d24 <k_mul_panels+0x1d0c>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x1a9f97ed // cset w13, hi
+	WORD $0x54003329 // b.ls 0x1f84 <k_mul_panels+0x1f6c>
+	WORD $0x3dc00530 // ldr q16, [x9, #0x10]
+	WORD $0x140001a0 // b 0x1fa8 <k_mul_panels+0x1f90>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x5400ff4b // b.lt 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540021ad // b.le 0x1d6c <k_mul_panels+0x1d54>
+	WORD $0x3dc00128 // ldr q8, [x9]
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
+	WORD $0x54003b89 // b.ls 0x20bc <k_mul_panels+0x20a4>
+	WORD $0x3dc00528 // ldr q8, [x9, #0x10]
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0xd10020b6 // sub x22, x5, #0x8
+	WORD $0x54006e09 // b.ls 0x271c <k_mul_panels+0x2704>
+	WORD $0x3dc00929 // ldr q9, [x9, #0x20]
+	WORD $0x52800039 // mov w25, #0x1 // =1
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54002201 // b.ne 0x1db8 <k_mul_panels+0x1da0>
+	WORD $0x140007e7 // b 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540129cb // b.lt 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400222d // b.le 0x1dd0 <k_mul_panels+0x1db8>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0x1a9f97e8 // cset w8, hi
+	WORD $0x54003fc9 // b.ls 0x2194 <k_mul_panels+0x217c>
+	WORD $0x3dc00538 // ldr q24, [x9, #0x10]
+	WORD $0x14000205 // b 0x21b8 <k_mul_panels+0x21a0>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff4200 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x1400001b // b 0x1a1c <k_mul_panels+0x1a04>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff41a0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x1400006d // b 0x1b70 <k_mul_panels+0x1b58>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff4140 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000093 // b 0x1c14 <k_mul_panels+0x1bfc>
+	WORD $0xbd400122 // ldr s2, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x19ec <k_mul_panels+0x19d4>
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x19ec <k_mul_panels+0x19d4>
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
+	WORD $0xbd401123 // ldr s3, [x9, #0x10]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000101 // b.ne 0x1a1c <k_mul_panels+0x1a04>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400010d // b.le 0x1a24 <k_mul_panels+0x1a0c>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3d800121 // str q1, [x9]
+	WORD $0x54002049 // b.ls 0x1e18 <k_mul_panels+0x1e00>
+	WORD $0x3d800520 // str q0, [x9, #0x10]
+	WORD $0x17fff9f5 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xad000181 // stp q1, q0, [x12]
+	WORD $0x17fff9f3 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x540000cb // b.lt 0x1a44 <k_mul_panels+0x1a2c>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009101 // st1 { v1.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1a44 <k_mul_panels+0x1a2c>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0xbd001120 // str s0, [x9, #0x10]
+	WORD $0x17fff9e9 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xbd400124 // ldr s4, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1a6c <k_mul_panels+0x1a54>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409104 // ld1 { v4.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1a6c <k_mul_panels+0x1a54>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54004420 // b.eq 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x5400424d // b.le 0x22cc <k_mul_panels+0x22b4>
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
+	WORD $0x54004320 // b.eq 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0x54004260 // b.eq 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0x1400020e // b 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xbd400134 // ldr s20, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1ae4 <k_mul_panels+0x1acc>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409114 // ld1 { v20.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1ae4 <k_mul_panels+0x1acc>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0xbd401134 // ldr s20, [x9, #0x10]
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0xbd402135 // ldr s21, [x9, #0x20]
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xd10020ad // sub x13, x5, #0x8
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540088e0 // b.eq 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0xf9403be1 // ldr x1, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010921 // add x1, x9, x1, lsl #2
+	WORD $0x54001ccd // b.le 0x1eb4 <k_mul_panels+0x1e9c>
+	WORD $0x3dc00034 // ldr q20, [x1]
+	WORD $0x140000ec // b 0x1ed4 <k_mul_panels+0x1ebc>
+	WORD $0xbd400121 // ldr s1, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1b48 <k_mul_panels+0x1b30>
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x1b48 <k_mul_panels+0x1b30>
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
+	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000101 // b.ne 0x1b70 <k_mul_panels+0x1b58>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x54ff348d // b.le 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x540000ab // b.lt 0x1b78 <k_mul_panels+0x1b60>
+	WORD $0x3d800120 // str q0, [x9]
+	WORD $0x17fff9a0 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x3d800180 // str q0, [x12]
+	WORD $0x17fff99e // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1b94 <k_mul_panels+0x1b7c>
+	WORD $0x54000060 // b.eq 0x1b8c <k_mul_panels+0x1b74>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x17fff995 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xbd400123 // ldr s3, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1bbc <k_mul_panels+0x1ba4>
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x1bbc <k_mul_panels+0x1ba4>
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0xbd401123 // ldr s3, [x9, #0x10]
+	WORD $0xbd402124 // ldr s4, [x9, #0x20]
+	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000201 // b.ne 0x1c14 <k_mul_panels+0x1bfc>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400022d // b.le 0x1c20 <k_mul_panels+0x1c08>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3d800122 // str q2, [x9]
+	WORD $0x540012a9 // b.ls 0x1e3c <k_mul_panels+0x1e24>
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x3d800521 // str q1, [x9, #0x10]
+	WORD $0x54009768 // b.hi 0x2ee0 <k_mul_panels+0x2ec8>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002120 // str s0, [x9, #0x20]
+	WORD $0x54ff2f63 // b.lo 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54ff2f00 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x140004bd // b 0x2f04 <k_mul_panels+0x2eec>
+	WORD $0xad000582 // stp q2, q1, [x12]
+	WORD $0x3d800980 // str q0, [x12, #0x20]
+	WORD $0x17fff974 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x540000cb // b.lt 0x1c40 <k_mul_panels+0x1c28>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009102 // st1 { v2.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1c40 <k_mul_panels+0x1c28>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008102 // st1 { v2.s }[2], [x8]
+	WORD $0xbd001121 // str s1, [x9, #0x10]
+	WORD $0xbd002120 // str s0, [x9, #0x20]
+	WORD $0x17fff969 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xbd400130 // ldr s16, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1c6c <k_mul_panels+0x1c54>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1c6c <k_mul_panels+0x1c54>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540047c0 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x540045ed // b.le 0x2540 <k_mul_panels+0x2528>
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
+	WORD $0x540046c0 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0x54004600 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0x54004540 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
+	WORD $0x54004480 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0x540043c0 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x54004300 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
+	WORD $0x14000213 // b 0x256c <k_mul_panels+0x2554>
+	WORD $0xbd400130 // ldr s16, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1d44 <k_mul_panels+0x1d2c>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1d44 <k_mul_panels+0x1d2c>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0xbd401131 // ldr s17, [x9, #0x10]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0x54009f60 // b.eq 0x3140 <k_mul_panels+0x3128>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b080930 // add x16, x9, x8, lsl #2
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x140000ac // b 0x2018 <k_mul_panels+0x2000>
+	WORD $0xbd400128 // ldr s8, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1d8c <k_mul_panels+0x1d74>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409108 // ld1 { v8.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1d8c <k_mul_panels+0x1d74>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408108 // ld1 { v8.s }[2], [x8]
+	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
+	WORD $0xbd401128 // ldr s8, [x9, #0x10]
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0xbd402129 // ldr s9, [x9, #0x20]
+	WORD $0x2a1f03f9 // mov w25, wzr
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xd10020b6 // sub x22, x5, #0x8
+	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x5400db20 // b.eq 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x5400192d // b.le 0x20e8 <k_mul_panels+0x20d0>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x140000cf // b 0x2108 <k_mul_panels+0x20f0>
+	WORD $0xbd400138 // ldr s24, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1df0 <k_mul_panels+0x1dd8>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1df0 <k_mul_panels+0x1dd8>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0xbd401139 // ldr s25, [x9, #0x10]
+	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x4e36d736 // fadd v22.4s, v25.4s, v22.4s
+	WORD $0x540105e0 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0x8b0d092e // add x14, x9, x13, lsl #2
+	WORD $0x14000105 // b 0x2228 <k_mul_panels+0x2210>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001120 // str s0, [x9, #0x10]
+	WORD $0x54ff1e63 // b.lo 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54ff1e00 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x17fff8ed // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001121 // str s1, [x9, #0x10]
+	WORD $0x540000c3 // b.lo 0x1e5c <k_mul_panels+0x1e44>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0x0d009101 // st1 { v1.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1e5c <k_mul_panels+0x1e44>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0xbd002120 // str s0, [x9, #0x20]
+	WORD $0x17fff8e3 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xbd401123 // ldr s3, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54ffdc23 // b.lo 0x19f0 <k_mul_panels+0x19d8>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
+	WORD $0x54ffdbc0 // b.eq 0x19f0 <k_mul_panels+0x19d8>
+	WORD $0x9100612d // add x13, x9, #0x18
+	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
+	WORD $0x17fffedb // b 0x19f0 <k_mul_panels+0x19d8>
+	WORD $0xbd401134 // ldr s20, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54ffe303 // b.lo 0x1af0 <k_mul_panels+0x1ad8>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b4 // ld1 { v20.s }[1], [x13]
+	WORD $0x54ffe280 // b.eq 0x1af0 <k_mul_panels+0x1ad8>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
+	WORD $0x52800068 // mov w8, #0x3 // =3
+	WORD $0x17ffff10 // b 0x1af0 <k_mul_panels+0x1ad8>
+	WORD $0xbd400034 // ldr s20, [x1]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1ed4 <k_mul_panels+0x1ebc>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d409094 // ld1 { v20.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x1ed4 <k_mul_panels+0x1ebc>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d408094 // ld1 { v20.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x1ee0 <k_mul_panels+0x1ec8>
+	WORD $0x3dc00435 // ldr q21, [x1, #0x10]
+	WORD $0x1400000a // b 0x1f04 <k_mul_panels+0x1eec>
+	WORD $0xbd401035 // ldr s21, [x1, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x1f04 <k_mul_panels+0x1eec>
+	WORD $0x91005024 // add x4, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409095 // ld1 { v21.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x1f04 <k_mul_panels+0x1eec>
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x4d408095 // ld1 { v21.s }[2], [x4]
+	WORD $0x3600006e // tbz w14, #0x0, 0x1f10 <k_mul_panels+0x1ef8>
+	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
+	WORD $0x1400000a // b 0x1f34 <k_mul_panels+0x1f1c>
+	WORD $0xbd402036 // ldr s22, [x1, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x1f34 <k_mul_panels+0x1f1c>
+	WORD $0x91009024 // add x4, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409096 // ld1 { v22.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x1f34 <k_mul_panels+0x1f1c>
+	WORD $0x9100a021 // add x1, x1, #0x28
+	WORD $0x4d408036 // ld1 { v22.s }[2], [x1]
+	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
+	WORD $0x4e27d6a7 // fadd v7.4s, v21.4s, v7.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x4e26d6c6 // fadd v6.4s, v22.4s, v6.4s
+	WORD $0x54006720 // b.eq 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0xf94033e1 // ldr x1, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010121 // add x1, x9, x1
+	WORD $0x540028ed // b.le 0x2470 <k_mul_panels+0x2458>
+	WORD $0x3dc00034 // ldr q20, [x1]
+	WORD $0x1400014d // b 0x2490 <k_mul_panels+0x2478>
+	WORD $0xbd401123 // ldr s3, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54ffe2e3 // b.lo 0x1bc4 <k_mul_panels+0x1bac>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
+	WORD $0x54ffe280 // b.eq 0x1bc4 <k_mul_panels+0x1bac>
+	WORD $0x9100612d // add x13, x9, #0x18
+	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
+	WORD $0x17ffff11 // b 0x1bc4 <k_mul_panels+0x1bac>
+	WORD $0xbd401130 // ldr s16, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x1fa8 <k_mul_panels+0x1f90>
+	WORD $0x9100512e // add x14, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091d0 // ld1 { v16.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x1fa8 <k_mul_panels+0x1f90>
+	WORD $0x9100612e // add x14, x9, #0x18
+	WORD $0x4d4081d0 // ld1 { v16.s }[2], [x14]
+	WORD $0x3dc00131 // ldr q17, [x9]
+	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x4e27d627 // fadd v7.4s, v17.4s, v7.4s
+	WORD $0x54008c40 // b.eq 0x3140 <k_mul_panels+0x3128>
+	WORD $0xf9403bee // ldr x14, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e0930 // add x16, x9, x14, lsl #2
+	WORD $0x5400028d // b.le 0x2018 <k_mul_panels+0x2000>
+	WORD $0xaa1003ee // mov x14, x16
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0x540003a8 // b.hi 0x2050 <k_mul_panels+0x2038>
+	WORD $0xbd4001d0 // ldr s16, [x14]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x2004 <k_mul_panels+0x1fec>
+	WORD $0x9100520d // add x13, x16, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2004 <k_mul_panels+0x1fec>
+	WORD $0x9100620d // add x13, x16, #0x18
+	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54008980 // b.eq 0x3140 <k_mul_panels+0x3128>
+	WORD $0x14000014 // b 0x2064 <k_mul_panels+0x204c>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000eb // b.lt 0x203c <k_mul_panels+0x2024>
+	WORD $0xf9403bee // ldr x14, [sp, #0x70]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
+	WORD $0x54003e41 // b.ne 0x2800 <k_mul_panels+0x27e8>
+	WORD $0xf9403bee // ldr x14, [sp, #0x70]
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x36003e4d // tbz w13, #0x0, 0x2814 <k_mul_panels+0x27fc>
+	WORD $0x3dc001d0 // ldr q16, [x14]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54008700 // b.eq 0x3140 <k_mul_panels+0x3128>
+	WORD $0xf94033ee // ldr x14, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x54003e0d // b.le 0x2830 <k_mul_panels+0x2818>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3cc10610 // ldr q16, [x16], #0x10
+	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
+	WORD $0x37003eed // tbnz w13, #0x0, 0x285c <k_mul_panels+0x2844>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x20a8 <k_mul_panels+0x2090>
+	WORD $0x910051cd // add x13, x14, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x20a8 <k_mul_panels+0x2090>
+	WORD $0x910061cd // add x13, x14, #0x18
+	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54003de1 // b.ne 0x2870 <k_mul_panels+0x2858>
+	WORD $0x14000422 // b 0x3140 <k_mul_panels+0x3128>
+	WORD $0xbd401128 // ldr s8, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54ffe6a3 // b.lo 0x1d98 <k_mul_panels+0x1d80>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409108 // ld1 { v8.s }[1], [x8]
+	WORD $0x54ffe620 // b.eq 0x1d98 <k_mul_panels+0x1d80>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x52800075 // mov w21, #0x3 // =3
+	WORD $0x4d408108 // ld1 { v8.s }[2], [x8]
+	WORD $0x17ffff2d // b 0x1d98 <k_mul_panels+0x1d80>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2108 <k_mul_panels+0x20f0>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2108 <k_mul_panels+0x20f0>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x3600006d // tbz w13, #0x0, 0x2114 <k_mul_panels+0x20fc>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x2138 <k_mul_panels+0x2120>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x2138 <k_mul_panels+0x2120>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2138 <k_mul_panels+0x2120>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000079 // tbz w25, #0x0, 0x2144 <k_mul_panels+0x212c>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x2168 <k_mul_panels+0x2150>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x2168 <k_mul_panels+0x2150>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2168 <k_mul_panels+0x2150>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
+	WORD $0x4e3cd51c // fadd v28.4s, v8.4s, v28.4s
+	WORD $0x4e3bd53b // fadd v27.4s, v9.4s, v27.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x4e3ad55a // fadd v26.4s, v10.4s, v26.4s
+	WORD $0x5400bd00 // b.eq 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54002e6d // b.le 0x2754 <k_mul_panels+0x273c>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x14000179 // b 0x2774 <k_mul_panels+0x275c>
+	WORD $0xbd401138 // ldr s24, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x21b8 <k_mul_panels+0x21a0>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091b8 // ld1 { v24.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x21b8 <k_mul_panels+0x21a0>
+	WORD $0x9100612d // add x13, x9, #0x18
+	WORD $0x4d4081b8 // ld1 { v24.s }[2], [x13]
+	WORD $0x3dc00139 // ldr q25, [x9]
+	WORD $0x4e36d716 // fadd v22.4s, v24.4s, v22.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x4e37d737 // fadd v23.4s, v25.4s, v23.4s
+	WORD $0x5400e7a0 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d092e // add x14, x9, x13, lsl #2
+	WORD $0x5400028d // b.le 0x2228 <k_mul_panels+0x2210>
+	WORD $0xaa0e03ed // mov x13, x14
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3cc105b8 // ldr q24, [x13], #0x10
+	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
+	WORD $0x540003a8 // b.hi 0x2260 <k_mul_panels+0x2248>
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x2214 <k_mul_panels+0x21fc>
+	WORD $0x910051c8 // add x8, x14, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2214 <k_mul_panels+0x21fc>
+	WORD $0x910061c8 // add x8, x14, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x5400e4e0 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0x14000014 // b 0x2274 <k_mul_panels+0x225c>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000eb // b.lt 0x224c <k_mul_panels+0x2234>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54003381 // b.ne 0x28b8 <k_mul_panels+0x28a0>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x36003388 // tbz w8, #0x0, 0x28cc <k_mul_panels+0x28b4>
+	WORD $0x3dc001b8 // ldr q24, [x13]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x5400e260 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94033ed // ldr x13, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x5400334d // b.le 0x28e8 <k_mul_panels+0x28d0>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
+	WORD $0x37003428 // tbnz w8, #0x0, 0x2914 <k_mul_panels+0x28fc>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x22b8 <k_mul_panels+0x22a0>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x22b8 <k_mul_panels+0x22a0>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54003321 // b.ne 0x2928 <k_mul_panels+0x2910>
+	WORD $0x140006fd // b 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xbd400104 // ldr s4, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x22ec <k_mul_panels+0x22d4>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x22ec <k_mul_panels+0x22d4>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x540041c1 // b.ne 0x2b2c <k_mul_panels+0x2b14>
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540002c1 // b.ne 0x2358 <k_mul_panels+0x2340>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fef72b // b.lt 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540002ad // b.le 0x2364 <k_mul_panels+0x234c>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x3d800123 // str q3, [x9]
+	WORD $0x54fef680 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x3ca86922 // str q2, [x9, x8]
+	WORD $0x54fef600 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x3ca86921 // str q1, [x9, x8]
+	WORD $0x54fef580 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400064d // b.le 0x2414 <k_mul_panels+0x23fc>
+	WORD $0x3d800100 // str q0, [x8]
+	WORD $0x17fff7a6 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xad000983 // stp q3, q2, [x12]
+	WORD $0xad010181 // stp q1, q0, [x12, #0x20]
+	WORD $0x17fff7a3 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x5400028b // b.lt 0x23b8 <k_mul_panels+0x23a0>
+	WORD $0x54000060 // b.eq 0x2378 <k_mul_panels+0x2360>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xfd000123 // str d3, [x9]
+	WORD $0x54fef360 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x540001eb // b.lt 0x23cc <k_mul_panels+0x23b4>
+	WORD $0x54000060 // b.eq 0x23a0 <k_mul_panels+0x2388>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xfd000102 // str d2, [x8]
+	WORD $0x54fef220 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x1400000d // b 0x23e8 <k_mul_panels+0x23d0>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x54fef160 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xbd000102 // str s2, [x8]
+	WORD $0x54fef0c0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540000eb // b.lt 0x2400 <k_mul_panels+0x23e8>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54000060 // b.eq 0x23f8 <k_mul_panels+0x23e0>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0xbd000101 // str s1, [x8]
+	WORD $0x54feef20 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2430 <k_mul_panels+0x2418>
+	WORD $0x54000060 // b.eq 0x2428 <k_mul_panels+0x2410>
+	WORD $0x91002109 // add x9, x8, #0x8
+	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x17fff76e // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xbd402135 // ldr s21, [x9, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000a3 // b.lo 0x2454 <k_mul_panels+0x243c>
+	WORD $0x9100912e // add x14, x9, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091d5 // ld1 { v21.s }[1], [x14]
+	WORD $0x54008161 // b.ne 0x347c <k_mul_panels+0x3464>
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54ffb541 // b.ne 0x1b10 <k_mul_panels+0x1af8>
+	WORD $0x140001ef // b 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0xbd400034 // ldr s20, [x1]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2490 <k_mul_panels+0x2478>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d409094 // ld1 { v20.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2490 <k_mul_panels+0x2478>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d408094 // ld1 { v20.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x249c <k_mul_panels+0x2484>
+	WORD $0x3dc00435 // ldr q21, [x1, #0x10]
+	WORD $0x1400000a // b 0x24c0 <k_mul_panels+0x24a8>
+	WORD $0xbd401035 // ldr s21, [x1, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x24c0 <k_mul_panels+0x24a8>
+	WORD $0x91005024 // add x4, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409095 // ld1 { v21.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x24c0 <k_mul_panels+0x24a8>
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x4d408095 // ld1 { v21.s }[2], [x4]
+	WORD $0x3600006e // tbz w14, #0x0, 0x24cc <k_mul_panels+0x24b4>
+	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
+	WORD $0x1400000a // b 0x24f0 <k_mul_panels+0x24d8>
+	WORD $0xbd402036 // ldr s22, [x1, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x24f0 <k_mul_panels+0x24d8>
+	WORD $0x91009024 // add x4, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409096 // ld1 { v22.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x24f0 <k_mul_panels+0x24d8>
+	WORD $0x9100a021 // add x1, x1, #0x28
+	WORD $0x4d408036 // ld1 { v22.s }[2], [x1]
+	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
+	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
+	WORD $0x54003940 // b.eq 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0xf94027e1 // ldr x1, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010121 // add x1, x9, x1
+	WORD $0x5400346d // b.le 0x2b9c <k_mul_panels+0x2b84>
+	WORD $0x3dc00034 // ldr q20, [x1]
+	WORD $0x140001a9 // b 0x2bbc <k_mul_panels+0x2ba4>
+	WORD $0xbd402124 // ldr s4, [x9, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x54ffb523 // b.lo 0x1bc8 <k_mul_panels+0x1bb0>
+	WORD $0x9100912d // add x13, x9, #0x24
+	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
+	WORD $0x54ffb4c0 // b.eq 0x1bc8 <k_mul_panels+0x1bb0>
+	WORD $0x9100a12d // add x13, x9, #0x28
+	WORD $0x4d4081a4 // ld1 { v4.s }[2], [x13]
+	WORD $0x17fffda3 // b 0x1bc8 <k_mul_panels+0x1bb0>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2560 <k_mul_panels+0x2548>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2560 <k_mul_panels+0x2548>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54004d41 // b.ne 0x2f10 <k_mul_panels+0x2ef8>
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54fee341 // b.ne 0x1dc <k_mul_panels+0x1c4>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fee38b // b.lt 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540004ad // b.le 0x2618 <k_mul_panels+0x2600>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x3d800127 // str q7, [x9]
+	WORD $0x54fee2e0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x3ca86926 // str q6, [x9, x8]
+	WORD $0x54fee260 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x3ca86925 // str q5, [x9, x8]
+	WORD $0x54fee1e0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400084d // b.le 0x26c8 <k_mul_panels+0x26b0>
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x3d800104 // str q4, [x8]
+	WORD $0x54fee100 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x3ca87923 // str q3, [x9, x8, lsl #4]
+	WORD $0x54fee080 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x3ca86922 // str q2, [x9, x8]
+	WORD $0x54fee000 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400272d // b.le 0x2ae0 <k_mul_panels+0x2ac8>
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x3d800101 // str q1, [x8]
+	WORD $0x54fedf20 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x3ca86920 // str q0, [x9, x8]
+	WORD $0x17fff6f6 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x5400028b // b.lt 0x266c <k_mul_panels+0x2654>
+	WORD $0x54000060 // b.eq 0x262c <k_mul_panels+0x2614>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008107 // st1 { v7.s }[2], [x8]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xfd000127 // str d7, [x9]
+	WORD $0x54feddc0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x540001eb // b.lt 0x2680 <k_mul_panels+0x2668>
+	WORD $0x54000060 // b.eq 0x2654 <k_mul_panels+0x263c>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a6 // st1 { v6.s }[2], [x13]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xfd000106 // str d6, [x8]
+	WORD $0x54fedc80 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x1400000d // b 0x269c <k_mul_panels+0x2684>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xbd000127 // str s7, [x9]
+	WORD $0x54fedbc0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xbd000106 // str s6, [x8]
+	WORD $0x54fedb20 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540000eb // b.lt 0x26b4 <k_mul_panels+0x269c>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54000060 // b.eq 0x26ac <k_mul_panels+0x2694>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a5 // st1 { v5.s }[2], [x13]
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d0091a5 // st1 { v5.s }[1], [x13]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0xbd000105 // str s5, [x8]
+	WORD $0x54fed980 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54001dcb // b.lt 0x2a84 <k_mul_panels+0x2a6c>
+	WORD $0x54000060 // b.eq 0x26dc <k_mul_panels+0x26c4>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0xfd000104 // str d4, [x8]
+	WORD $0x54fed840 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54001d2b // b.lt 0x2a98 <k_mul_panels+0x2a80>
+	WORD $0x54000060 // b.eq 0x2704 <k_mul_panels+0x26ec>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0xfd000103 // str d3, [x8]
+	WORD $0x54fed700 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x140000e7 // b 0x2ab4 <k_mul_panels+0x2a9c>
+	WORD $0xbd402129 // ldr s9, [x9, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000a3 // b.lo 0x2738 <k_mul_panels+0x2720>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0x0d409109 // ld1 { v9.s }[1], [x8]
+	WORD $0x54006b61 // b.ne 0x34a0 <k_mul_panels+0x3488>
+	WORD $0x2a1f03f9 // mov w25, wzr
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54ffb361 // b.ne 0x1db8 <k_mul_panels+0x1da0>
+	WORD $0x14000472 // b 0x3918 <k_mul_panels+0x3900>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2774 <k_mul_panels+0x275c>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2774 <k_mul_panels+0x275c>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x3600006d // tbz w13, #0x0, 0x2780 <k_mul_panels+0x2768>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x27a4 <k_mul_panels+0x278c>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x27a4 <k_mul_panels+0x278c>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x27a4 <k_mul_panels+0x278c>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000079 // tbz w25, #0x0, 0x27b0 <k_mul_panels+0x2798>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x27d4 <k_mul_panels+0x27bc>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x27d4 <k_mul_panels+0x27bc>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x27d4 <k_mul_panels+0x27bc>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
+	WORD $0x4e39d519 // fadd v25.4s, v8.4s, v25.4s
+	WORD $0x4e38d538 // fadd v24.4s, v9.4s, v24.4s
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x4e37d557 // fadd v23.4s, v10.4s, v23.4s
+	WORD $0x540089a0 // b.eq 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540043ed // b.le 0x3070 <k_mul_panels+0x3058>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x14000225 // b 0x3090 <k_mul_panels+0x3078>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x3707c20d // tbnz w13, #0x0, 0x2050 <k_mul_panels+0x2038>
+	WORD $0xbd4001d0 // ldr s16, [x14]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0x54004900 // b.eq 0x3140 <k_mul_panels+0x3128>
+	WORD $0xf94033ee // ldr x14, [sp, #0x60]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0xbd4001d0 // ldr s16, [x14]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2850 <k_mul_panels+0x2838>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x2850 <k_mul_panels+0x2838>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
+	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x3600094d // tbz w13, #0x0, 0x2980 <k_mul_panels+0x2968>
+	WORD $0x3dc00210 // ldr q16, [x16]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x540046a0 // b.eq 0x3140 <k_mul_panels+0x3128>
+	WORD $0xf94027ee // ldr x14, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x5400090d // b.le 0x299c <k_mul_panels+0x2984>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3cc10610 // ldr q16, [x16], #0x10
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x370009ed // tbnz w13, #0x0, 0x29c8 <k_mul_panels+0x29b0>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54004523 // b.lo 0x313c <k_mul_panels+0x3124>
+	WORD $0x910051cd // add x13, x14, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x540044a0 // b.eq 0x313c <k_mul_panels+0x3124>
+	WORD $0x910061c8 // add x8, x14, #0x18
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x14000222 // b 0x313c <k_mul_panels+0x3124>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x3707ccc8 // tbnz w8, #0x0, 0x2260 <k_mul_panels+0x2248>
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
+	WORD $0x5400af20 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94033ed // ldr x13, [sp, #0x60]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2908 <k_mul_panels+0x28f0>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2908 <k_mul_panels+0x28f0>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000608 // tbz w8, #0x0, 0x29d0 <k_mul_panels+0x29b8>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x5400acc0 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94027ed // ldr x13, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x540005cd // b.le 0x29ec <k_mul_panels+0x29d4>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e31d711 // fadd v17.4s, v24.4s, v17.4s
+	WORD $0x370006a8 // tbnz w8, #0x0, 0x2a18 <k_mul_panels+0x2a00>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x296c <k_mul_panels+0x2954>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x296c <k_mul_panels+0x2954>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x540005a1 // b.ne 0x2a2c <k_mul_panels+0x2a14>
+	WORD $0x14000550 // b 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0x54003da0 // b.eq 0x3140 <k_mul_panels+0x3128>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b08012e // add x14, x9, x8
+	WORD $0xbd4001d0 // ldr s16, [x14]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x29bc <k_mul_panels+0x29a4>
+	WORD $0x910011c8 // add x8, x14, #0x4
+	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x29bc <k_mul_panels+0x29a4>
+	WORD $0x910021c8 // add x8, x14, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x36003bad // tbz w13, #0x0, 0x3138 <k_mul_panels+0x3120>
+	WORD $0x3dc00210 // ldr q16, [x16]
+	WORD $0x140001dc // b 0x313c <k_mul_panels+0x3124>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
+	WORD $0x5400a700 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94027ed // ldr x13, [sp, #0x48]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2a0c <k_mul_panels+0x29f4>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2a0c <k_mul_panels+0x29f4>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e31d711 // fadd v17.4s, v24.4s, v17.4s
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36004da8 // tbz w8, #0x0, 0x33c8 <k_mul_panels+0x33b0>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x5400a4a0 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf9401bed // ldr x13, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x54004d6d // b.le 0x33e4 <k_mul_panels+0x33cc>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
+	WORD $0x37004e48 // tbnz w8, #0x0, 0x3410 <k_mul_panels+0x33f8>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x2a70 <k_mul_panels+0x2a58>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2a70 <k_mul_panels+0x2a58>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54004d41 // b.ne 0x3424 <k_mul_panels+0x340c>
+	WORD $0x1400050f // b 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0xbd000104 // str s4, [x8]
+	WORD $0x54febb00 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0xbd000103 // str s3, [x8]
+	WORD $0x54feba60 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540000eb // b.lt 0x2acc <k_mul_panels+0x2ab4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54000060 // b.eq 0x2ac4 <k_mul_panels+0x2aac>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0xbd000102 // str s2, [x8]
+	WORD $0x54feb8c0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540064ab // b.lt 0x3778 <k_mul_panels+0x3760>
+	WORD $0x54000060 // b.eq 0x2af4 <k_mul_panels+0x2adc>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0xfd000101 // str d1, [x8]
+	WORD $0x54feb780 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ffc92b // b.lt 0x2430 <k_mul_panels+0x2418>
+	WORD $0x54000060 // b.eq 0x2b1c <k_mul_panels+0x2b04>
+	WORD $0x91002109 // add x9, x8, #0x8
+	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x17fff5b1 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff7b4c // b.gt 0x1aa0 <k_mul_panels+0x1a88>
+	WORD $0xbd400104 // ldr s4, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2b5c <k_mul_panels+0x2b44>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2b5c <k_mul_panels+0x2b44>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54ffbca0 // b.eq 0x22f8 <k_mul_panels+0x22e0>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff7a2c // b.gt 0x1ab8 <k_mul_panels+0x1aa0>
+	WORD $0xbd400104 // ldr s4, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54ff79eb // b.lt 0x1abc <k_mul_panels+0x1aa4>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
+	WORD $0x54ff7980 // b.eq 0x1abc <k_mul_panels+0x1aa4>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x17fffbc9 // b 0x1abc <k_mul_panels+0x1aa4>
+	WORD $0xbd400034 // ldr s20, [x1]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2bbc <k_mul_panels+0x2ba4>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d409094 // ld1 { v20.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2bbc <k_mul_panels+0x2ba4>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d408094 // ld1 { v20.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x2bc8 <k_mul_panels+0x2bb0>
+	WORD $0x3dc00435 // ldr q21, [x1, #0x10]
+	WORD $0x1400000a // b 0x2bec <k_mul_panels+0x2bd4>
+	WORD $0xbd401035 // ldr s21, [x1, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x2bec <k_mul_panels+0x2bd4>
+	WORD $0x91005030 // add x16, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409215 // ld1 { v21.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x2bec <k_mul_panels+0x2bd4>
+	WORD $0x91006028 // add x8, x1, #0x18
+	WORD $0x4d408115 // ld1 { v21.s }[2], [x8]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2bf8 <k_mul_panels+0x2be0>
+	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
+	WORD $0x1400000a // b 0x2c1c <k_mul_panels+0x2c04>
+	WORD $0xbd402036 // ldr s22, [x1, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x2c1c <k_mul_panels+0x2c04>
+	WORD $0x91009028 // add x8, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409116 // ld1 { v22.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2c1c <k_mul_panels+0x2c04>
+	WORD $0x9100a028 // add x8, x1, #0x28
+	WORD $0x4d408116 // ld1 { v22.s }[2], [x8]
+	WORD $0x4e22d682 // fadd v2.4s, v20.4s, v2.4s
+	WORD $0x4e21d6a1 // fadd v1.4s, v21.4s, v1.4s
+	WORD $0x4e20d6c0 // fadd v0.4s, v22.4s, v0.4s
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000261 // b.ne 0x2c7c <k_mul_panels+0x2c64>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54feadab // b.lt 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540002cd // b.le 0x2c98 <k_mul_panels+0x2c80>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x3d800133 // str q19, [x9]
+	WORD $0x54000509 // b.ls 0x2cf0 <k_mul_panels+0x2cd8>
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0xd10020ad // sub x13, x5, #0x8
+	WORD $0x3d800532 // str q18, [x9, #0x10]
+	WORD $0x54000ae9 // b.ls 0x2dbc <k_mul_panels+0x2da4>
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0x3d800931 // str q17, [x9, #0x20]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54feabc0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000018 // b 0x2cd8 <k_mul_panels+0x2cc0>
+	WORD $0xad004993 // stp q19, q18, [x12]
+	WORD $0xad014191 // stp q17, q16, [x12, #0x20]
+	WORD $0xad021987 // stp q7, q6, [x12, #0x40]
+	WORD $0xad031185 // stp q5, q4, [x12, #0x60]
+	WORD $0xad040983 // stp q3, q2, [x12, #0x80]
+	WORD $0xad050181 // stp q1, q0, [x12, #0xa0]
+	WORD $0x17fff556 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000133 // str s19, [x9]
+	WORD $0x540000cb // b.lt 0x2cb8 <k_mul_panels+0x2ca0>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009113 // st1 { v19.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2cb8 <k_mul_panels+0x2ca0>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008113 // st1 { v19.s }[2], [x8]
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0xbd001132 // str s18, [x9, #0x10]
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xd10020ad // sub x13, x5, #0x8
+	WORD $0xbd002131 // str s17, [x9, #0x20]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fea8c0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403be1 // ldr x1, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010921 // add x1, x9, x1, lsl #2
+	WORD $0x540001cd // b.le 0x2d1c <k_mul_panels+0x2d04>
+	WORD $0x3d800030 // str q16, [x1]
+	WORD $0x14000014 // b 0x2d3c <k_mul_panels+0x2d24>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001132 // str s18, [x9, #0x10]
+	WORD $0x54fffe43 // b.lo 0x2cc0 <k_mul_panels+0x2ca8>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091b2 // st1 { v18.s }[1], [x13]
+	WORD $0x54fffdc0 // b.eq 0x2cc0 <k_mul_panels+0x2ca8>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d008112 // st1 { v18.s }[2], [x8]
+	WORD $0x52800068 // mov w8, #0x3 // =3
+	WORD $0x17ffffea // b 0x2cc0 <k_mul_panels+0x2ca8>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000030 // str s16, [x1]
+	WORD $0x540000cb // b.lt 0x2d3c <k_mul_panels+0x2d24>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d009090 // st1 { v16.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2d3c <k_mul_panels+0x2d24>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d008090 // st1 { v16.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x2d48 <k_mul_panels+0x2d30>
+	WORD $0x3d800427 // str q7, [x1, #0x10]
+	WORD $0x1400000a // b 0x2d6c <k_mul_panels+0x2d54>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001027 // str s7, [x1, #0x10]
+	WORD $0x540000eb // b.lt 0x2d6c <k_mul_panels+0x2d54>
+	WORD $0x91005024 // add x4, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009087 // st1 { v7.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2d6c <k_mul_panels+0x2d54>
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x4d008087 // st1 { v7.s }[2], [x4]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2d78 <k_mul_panels+0x2d60>
+	WORD $0x3d800826 // str q6, [x1, #0x20]
+	WORD $0x1400000a // b 0x2d9c <k_mul_panels+0x2d84>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002026 // str s6, [x1, #0x20]
+	WORD $0x540000eb // b.lt 0x2d9c <k_mul_panels+0x2d84>
+	WORD $0x91009024 // add x4, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009086 // st1 { v6.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2d9c <k_mul_panels+0x2d84>
+	WORD $0x9100a021 // add x1, x1, #0x28
+	WORD $0x4d008026 // st1 { v6.s }[2], [x1]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fea260 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e1 // ldr x1, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010121 // add x1, x9, x1
+	WORD $0x540001ed // b.le 0x2dec <k_mul_panels+0x2dd4>
+	WORD $0x3d800025 // str q5, [x1]
+	WORD $0x14000015 // b 0x2e0c <k_mul_panels+0x2df4>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002131 // str s17, [x9, #0x20]
+	WORD $0x540000a3 // b.lo 0x2dd8 <k_mul_panels+0x2dc0>
+	WORD $0x9100912e // add x14, x9, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d0091d1 // st1 { v17.s }[1], [x14]
+	WORD $0x54001a41 // b.ne 0x311c <k_mul_panels+0x3104>
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fea040 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffffbc // b 0x2cd8 <k_mul_panels+0x2cc0>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000025 // str s5, [x1]
+	WORD $0x540000cb // b.lt 0x2e0c <k_mul_panels+0x2df4>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d009085 // st1 { v5.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2e0c <k_mul_panels+0x2df4>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d008085 // st1 { v5.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x2e18 <k_mul_panels+0x2e00>
+	WORD $0x3d800424 // str q4, [x1, #0x10]
+	WORD $0x1400000a // b 0x2e3c <k_mul_panels+0x2e24>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001024 // str s4, [x1, #0x10]
+	WORD $0x540000eb // b.lt 0x2e3c <k_mul_panels+0x2e24>
+	WORD $0x91005024 // add x4, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009084 // st1 { v4.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2e3c <k_mul_panels+0x2e24>
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x4d008084 // st1 { v4.s }[2], [x4]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2e48 <k_mul_panels+0x2e30>
+	WORD $0x3d800823 // str q3, [x1, #0x20]
+	WORD $0x1400000a // b 0x2e6c <k_mul_panels+0x2e54>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002023 // str s3, [x1, #0x20]
+	WORD $0x540000eb // b.lt 0x2e6c <k_mul_panels+0x2e54>
+	WORD $0x91009024 // add x4, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009083 // st1 { v3.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2e6c <k_mul_panels+0x2e54>
+	WORD $0x9100a021 // add x1, x1, #0x28
+	WORD $0x4d008023 // st1 { v3.s }[2], [x1]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe9be0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027e1 // ldr x1, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010129 // add x9, x9, x1
+	WORD $0x5400006d // b.le 0x2e8c <k_mul_panels+0x2e74>
+	WORD $0x3d800122 // str q2, [x9]
+	WORD $0x14000009 // b 0x2eac <k_mul_panels+0x2e94>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x540000cb // b.lt 0x2eac <k_mul_panels+0x2e94>
+	WORD $0x91001121 // add x1, x9, #0x4
+	WORD $0x0d009022 // st1 { v2.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x2eac <k_mul_panels+0x2e94>
+	WORD $0x91002121 // add x1, x9, #0x8
+	WORD $0x4d008022 // st1 { v2.s }[2], [x1]
+	WORD $0x36000070 // tbz w16, #0x0, 0x2eb8 <k_mul_panels+0x2ea0>
+	WORD $0x3d800521 // str q1, [x9, #0x10]
+	WORD $0x1400000a // b 0x2edc <k_mul_panels+0x2ec4>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001121 // str s1, [x9, #0x10]
+	WORD $0x540000eb // b.lt 0x2edc <k_mul_panels+0x2ec4>
+	WORD $0x91005130 // add x16, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009201 // st1 { v1.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x2edc <k_mul_panels+0x2ec4>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2ee8 <k_mul_panels+0x2ed0>
+	WORD $0x3d800920 // str q0, [x9, #0x20]
+	WORD $0x17fff4c2 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002120 // str s0, [x9, #0x20]
+	WORD $0x54fe97eb // b.lt 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54fe9760 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x9100a128 // add x8, x9, #0x28
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x17fff4b8 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff6c2c // b.gt 0x1ca0 <k_mul_panels+0x1c88>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2f40 <k_mul_panels+0x2f28>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2f40 <k_mul_panels+0x2f28>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54ffb120 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff6b0c // b.gt 0x1cb8 <k_mul_panels+0x1ca0>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2f7c <k_mul_panels+0x2f64>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2f7c <k_mul_panels+0x2f64>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54ffaf40 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff69ec // b.gt 0x1cd0 <k_mul_panels+0x1cb8>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2fb8 <k_mul_panels+0x2fa0>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2fb8 <k_mul_panels+0x2fa0>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54ffad60 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff68cc // b.gt 0x1ce8 <k_mul_panels+0x1cd0>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2ff4 <k_mul_panels+0x2fdc>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2ff4 <k_mul_panels+0x2fdc>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54ffab80 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff67ac // b.gt 0x1d00 <k_mul_panels+0x1ce8>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3030 <k_mul_panels+0x3018>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x3030 <k_mul_panels+0x3018>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54ffa9a0 // b.eq 0x256c <k_mul_panels+0x2554>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff668c // b.gt 0x1d18 <k_mul_panels+0x1d00>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54ff664b // b.lt 0x1d1c <k_mul_panels+0x1d04>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54ff65e0 // b.eq 0x1d1c <k_mul_panels+0x1d04>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x17fffb2c // b 0x1d1c <k_mul_panels+0x1d04>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3090 <k_mul_panels+0x3078>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3090 <k_mul_panels+0x3078>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x3600006d // tbz w13, #0x0, 0x309c <k_mul_panels+0x3084>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x30c0 <k_mul_panels+0x30a8>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x30c0 <k_mul_panels+0x30a8>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x30c0 <k_mul_panels+0x30a8>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000079 // tbz w25, #0x0, 0x30cc <k_mul_panels+0x30b4>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x30f0 <k_mul_panels+0x30d8>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x30f0 <k_mul_panels+0x30d8>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x30f0 <k_mul_panels+0x30d8>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
+	WORD $0x4e36d516 // fadd v22.4s, v8.4s, v22.4s
+	WORD $0x4e35d535 // fadd v21.4s, v9.4s, v21.4s
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x4e34d554 // fadd v20.4s, v10.4s, v20.4s
+	WORD $0x540040c0 // b.eq 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54001dad // b.le 0x34c4 <k_mul_panels+0x34ac>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x140000f3 // b 0x34e4 <k_mul_panels+0x34cc>
+	WORD $0x9100a130 // add x16, x9, #0x28
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x4d008211 // st1 { v17.s }[2], [x16]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe85e0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17fffee9 // b 0x2cd8 <k_mul_panels+0x2cc0>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54fe84a1 // b.ne 0x1dc <k_mul_panels+0x1c4>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe84eb // b.lt 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400010d // b.le 0x3178 <k_mul_panels+0x3160>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x3d800127 // str q7, [x9]
+	WORD $0x1a9f97ed // cset w13, hi
+	WORD $0x54000269 // b.ls 0x31b8 <k_mul_panels+0x31a0>
+	WORD $0x3d800526 // str q6, [x9, #0x10]
+	WORD $0x1400001a // b 0x31dc <k_mul_panels+0x31c4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000127 // str s7, [x9]
+	WORD $0x540000cb // b.lt 0x3198 <k_mul_panels+0x3180>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3198 <k_mul_panels+0x3180>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008107 // st1 { v7.s }[2], [x8]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xbd001126 // str s6, [x9, #0x10]
+	WORD $0x54fe8260 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b08092e // add x14, x9, x8, lsl #2
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x14000021 // b 0x3238 <k_mul_panels+0x3220>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001126 // str s6, [x9, #0x10]
+	WORD $0x540000e3 // b.lo 0x31dc <k_mul_panels+0x31c4>
+	WORD $0x9100512e // add x14, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091c6 // st1 { v6.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x31dc <k_mul_panels+0x31c4>
+	WORD $0x9100612e // add x14, x9, #0x18
+	WORD $0x4d0081c6 // st1 { v6.s }[2], [x14]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe8060 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403bee // ldr x14, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x5400024d // b.le 0x3238 <k_mul_panels+0x3220>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3c810605 // str q5, [x16], #0x10
+	WORD $0x54000368 // b.hi 0x326c <k_mul_panels+0x3254>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000204 // str s4, [x16]
+	WORD $0x54000d63 // b.lo 0x33b8 <k_mul_panels+0x33a0>
+	WORD $0x910051cd // add x13, x14, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091a4 // st1 { v4.s }[1], [x13]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x540002a0 // b.eq 0x3274 <k_mul_panels+0x325c>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c4 // st1 { v4.s }[2], [x14]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe7de0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000012 // b 0x327c <k_mul_panels+0x3264>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001c5 // str s5, [x14]
+	WORD $0x540000eb // b.lt 0x325c <k_mul_panels+0x3244>
+	WORD $0xf9403bee // ldr x14, [sp, #0x70]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009205 // st1 { v5.s }[1], [x16]
+	WORD $0x540003a1 // b.ne 0x32cc <k_mul_panels+0x32b4>
+	WORD $0xf9403bee // ldr x14, [sp, #0x70]
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x360003ad // tbz w13, #0x0, 0x32dc <k_mul_panels+0x32c4>
+	WORD $0x3d800204 // str q4, [x16]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe7ba0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033ee // ldr x14, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x5400036d // b.le 0x32f4 <k_mul_panels+0x32dc>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3c810603 // str q3, [x16], #0x10
+	WORD $0x3700044d // tbnz w13, #0x0, 0x331c <k_mul_panels+0x3304>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000202 // str s2, [x16]
+	WORD $0x54001683 // b.lo 0x3570 <k_mul_panels+0x3558>
+	WORD $0x910051cd // add x13, x14, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x54000380 // b.eq 0x3324 <k_mul_panels+0x330c>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe7940 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000019 // b 0x332c <k_mul_panels+0x3314>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008205 // st1 { v5.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x3707fcad // tbnz w13, #0x0, 0x326c <k_mul_panels+0x3254>
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xbd000204 // str s4, [x16]
+	WORD $0x54fe7840 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033ee // ldr x14, [sp, #0x60]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001c3 // str s3, [x14]
+	WORD $0x540000cb // b.lt 0x3314 <k_mul_panels+0x32fc>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009203 // st1 { v3.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3314 <k_mul_panels+0x32fc>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008203 // st1 { v3.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x3600028d // tbz w13, #0x0, 0x3368 <k_mul_panels+0x3350>
+	WORD $0x3d800202 // str q2, [x16]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe7620 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027ee // ldr x14, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0x5400024d // b.le 0x3380 <k_mul_panels+0x3368>
+	WORD $0xaa0903ee // mov x14, x9
+	WORD $0x3c8105c1 // str q1, [x14], #0x10
+	WORD $0x3700032d // tbnz w13, #0x0, 0x33a8 <k_mul_panels+0x3390>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001c0 // str s0, [x14]
+	WORD $0x54fe74e3 // b.lo 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091a0 // st1 { v0.s }[1], [x13]
+	WORD $0x54fe7460 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17fffab3 // b 0x1e30 <k_mul_panels+0x1e18>
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0xbd000202 // str s2, [x16]
+	WORD $0x54fe73e0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b080129 // add x9, x9, x8
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x540000cb // b.lt 0x33a0 <k_mul_panels+0x3388>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009101 // st1 { v1.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x33a0 <k_mul_panels+0x3388>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0x9100412e // add x14, x9, #0x10
+	WORD $0x3600006d // tbz w13, #0x0, 0x33b0 <k_mul_panels+0x3398>
+	WORD $0x3d8001c0 // str q0, [x14]
+	WORD $0x17fff390 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xbd0001c0 // str s0, [x14]
+	WORD $0x17fff38e // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe7160 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffffae // b 0x327c <k_mul_panels+0x3264>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
+	WORD $0x54005740 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf9401bed // ldr x13, [sp, #0x30]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3404 <k_mul_panels+0x33ec>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3404 <k_mul_panels+0x33ec>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000ba8 // tbz w8, #0x0, 0x3580 <k_mul_panels+0x3568>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x540054e0 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x54000b6d // b.le 0x359c <k_mul_panels+0x3584>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
+	WORD $0x37000c48 // tbnz w8, #0x0, 0x35c8 <k_mul_panels+0x35b0>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x3468 <k_mul_panels+0x3450>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3468 <k_mul_panels+0x3450>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54000b41 // b.ne 0x35dc <k_mul_panels+0x35c4>
+	WORD $0x14000291 // b 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0x9100a130 // add x16, x9, #0x28
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0x4d408215 // ld1 { v21.s }[2], [x16]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
+	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54ffbc80 // b.eq 0x2c28 <k_mul_panels+0x2c10>
+	WORD $0x17fff99d // b 0x1b10 <k_mul_panels+0x1af8>
+	WORD $0x9100a128 // add x8, x9, #0x28
+	WORD $0x2a1f03f9 // mov w25, wzr
+	WORD $0x4d408109 // ld1 { v9.s }[2], [x8]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
+	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540022e0 // b.eq 0x3918 <k_mul_panels+0x3900>
+	WORD $0x17fffa3e // b 0x1db8 <k_mul_panels+0x1da0>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x34e4 <k_mul_panels+0x34cc>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x34e4 <k_mul_panels+0x34cc>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x3600006d // tbz w13, #0x0, 0x34f0 <k_mul_panels+0x34d8>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x3514 <k_mul_panels+0x34fc>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x3514 <k_mul_panels+0x34fc>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3514 <k_mul_panels+0x34fc>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000079 // tbz w25, #0x0, 0x3520 <k_mul_panels+0x3508>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x3544 <k_mul_panels+0x352c>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x3544 <k_mul_panels+0x352c>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3544 <k_mul_panels+0x352c>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
+	WORD $0x4e33d513 // fadd v19.4s, v8.4s, v19.4s
+	WORD $0x4e32d532 // fadd v18.4s, v9.4s, v18.4s
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x4e31d551 // fadd v17.4s, v10.4s, v17.4s
+	WORD $0x54001e20 // b.eq 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400062d // b.le 0x3628 <k_mul_panels+0x3610>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x14000037 // b 0x3648 <k_mul_panels+0x3630>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe63a0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffff6c // b 0x332c <k_mul_panels+0x3314>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
+	WORD $0x54004980 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x35bc <k_mul_panels+0x35a4>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x35bc <k_mul_panels+0x35a4>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000888 // tbz w8, #0x0, 0x36d4 <k_mul_panels+0x36bc>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54004720 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94013ed // ldr x13, [sp, #0x20]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x5400084d // b.le 0x36f0 <k_mul_panels+0x36d8>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
+	WORD $0x37000928 // tbnz w8, #0x0, 0x371c <k_mul_panels+0x3704>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x3620 <k_mul_panels+0x3608>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3620 <k_mul_panels+0x3608>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x14000040 // b 0x3724 <k_mul_panels+0x370c>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3648 <k_mul_panels+0x3630>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3648 <k_mul_panels+0x3630>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x3600006d // tbz w13, #0x0, 0x3654 <k_mul_panels+0x363c>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x3678 <k_mul_panels+0x3660>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x3678 <k_mul_panels+0x3660>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3678 <k_mul_panels+0x3660>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000079 // tbz w25, #0x0, 0x3684 <k_mul_panels+0x366c>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x36a8 <k_mul_panels+0x3690>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x36a8 <k_mul_panels+0x3690>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x36a8 <k_mul_panels+0x3690>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
+	WORD $0x4e30d510 // fadd v16.4s, v8.4s, v16.4s
+	WORD $0x4e27d527 // fadd v7.4s, v9.4s, v7.4s
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x4e26d546 // fadd v6.4s, v10.4s, v6.4s
+	WORD $0x54001300 // b.eq 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400064d // b.le 0x3790 <k_mul_panels+0x3778>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x14000038 // b 0x37b0 <k_mul_panels+0x3798>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
+	WORD $0x54003ee0 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94013ed // ldr x13, [sp, #0x20]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3710 <k_mul_panels+0x36f8>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3710 <k_mul_panels+0x36f8>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000928 // tbz w8, #0x0, 0x383c <k_mul_panels+0x3824>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x4e22d702 // fadd v2.4s, v24.4s, v2.4s
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54003c80 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94007ed // ldr x13, [sp, #0x8]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x540008ed // b.le 0x3858 <k_mul_panels+0x3840>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
+	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
+	WORD $0x370009c8 // tbnz w8, #0x0, 0x3884 <k_mul_panels+0x386c>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54003b03 // b.lo 0x3eb8 <k_mul_panels+0x3ea0>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54003a80 // b.eq 0x3eb8 <k_mul_panels+0x3ea0>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x140001d1 // b 0x3eb8 <k_mul_panels+0x3ea0>
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0xbd000101 // str s1, [x8]
+	WORD $0x54fe5360 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x17fffb29 // b 0x2430 <k_mul_panels+0x2418>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x37b0 <k_mul_panels+0x3798>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x37b0 <k_mul_panels+0x3798>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x3600006d // tbz w13, #0x0, 0x37bc <k_mul_panels+0x37a4>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x37e0 <k_mul_panels+0x37c8>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x37e0 <k_mul_panels+0x37c8>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x37e0 <k_mul_panels+0x37c8>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000079 // tbz w25, #0x0, 0x37ec <k_mul_panels+0x37d4>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x3810 <k_mul_panels+0x37f8>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x3810 <k_mul_panels+0x37f8>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3810 <k_mul_panels+0x37f8>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
+	WORD $0x4e25d505 // fadd v5.4s, v8.4s, v5.4s
+	WORD $0x4e24d524 // fadd v4.4s, v9.4s, v4.4s
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x4e23d543 // fadd v3.4s, v10.4s, v3.4s
+	WORD $0x540007c0 // b.eq 0x3918 <k_mul_panels+0x3900>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540002ed // b.le 0x388c <k_mul_panels+0x3874>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x1400001d // b 0x38ac <k_mul_panels+0x3894>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x4e22d702 // fadd v2.4s, v24.4s, v2.4s
+	WORD $0x540033a0 // b.eq 0x3ebc <k_mul_panels+0x3ea4>
+	WORD $0xf94007ed // ldr x13, [sp, #0x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3878 <k_mul_panels+0x3860>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3878 <k_mul_panels+0x3860>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
+	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x360031a8 // tbz w8, #0x0, 0x3eb4 <k_mul_panels+0x3e9c>
+	WORD $0x3dc001d8 // ldr q24, [x14]
+	WORD $0x1400018c // b 0x3eb8 <k_mul_panels+0x3ea0>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x38ac <k_mul_panels+0x3894>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x38ac <k_mul_panels+0x3894>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x3600006d // tbz w13, #0x0, 0x38b8 <k_mul_panels+0x38a0>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x38dc <k_mul_panels+0x38c4>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x38dc <k_mul_panels+0x38c4>
+	WORD $0x9100510d // add x13, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091a9 // ld1 { v9.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x38dc <k_mul_panels+0x38c4>
+	WORD $0x9100610d // add x13, x8, #0x18
+	WORD $0x4d4081a9 // ld1 { v9.s }[2], [x13]
+	WORD $0x36000079 // tbz w25, #0x0, 0x38e8 <k_mul_panels+0x38d0>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x390c <k_mul_panels+0x38f4>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x390c <k_mul_panels+0x38f4>
+	WORD $0x9100910d // add x13, x8, #0x24
+	WORD $0xf1000adf // cmp x22, #0x2
+	WORD $0x0d4091aa // ld1 { v10.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x390c <k_mul_panels+0x38f4>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
+	WORD $0x4e22d502 // fadd v2.4s, v8.4s, v2.4s
+	WORD $0x4e21d521 // fadd v1.4s, v9.4s, v1.4s
+	WORD $0x4e20d540 // fadd v0.4s, v10.4s, v0.4s
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000261 // b.ne 0x396c <k_mul_panels+0x3954>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe462b // b.lt 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400038d // b.le 0x39a0 <k_mul_panels+0x3988>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010ad // sub x13, x5, #0x4
+	WORD $0x3d80013f // str q31, [x9]
+	WORD $0x540005c9 // b.ls 0x39f8 <k_mul_panels+0x39e0>
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0xd10020b3 // sub x19, x5, #0x8
+	WORD $0x3d80053e // str q30, [x9, #0x10]
+	WORD $0x54000ba9 // b.ls 0x3ac4 <k_mul_panels+0x3aac>
+	WORD $0x52800035 // mov w21, #0x1 // =1
+	WORD $0x3d80093d // str q29, [x9, #0x20]
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe4440 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x1400001e // b 0x39e0 <k_mul_panels+0x39c8>
+	WORD $0xad00799f // stp q31, q30, [x12]
+	WORD $0xad01719d // stp q29, q28, [x12, #0x20]
+	WORD $0xad02699b // stp q27, q26, [x12, #0x40]
+	WORD $0xad036199 // stp q25, q24, [x12, #0x60]
+	WORD $0xad045997 // stp q23, q22, [x12, #0x80]
+	WORD $0xad055195 // stp q21, q20, [x12, #0xa0]
+	WORD $0xad064993 // stp q19, q18, [x12, #0xc0]
+	WORD $0xad074191 // stp q17, q16, [x12, #0xe0]
+	WORD $0xad081987 // stp q7, q6, [x12, #0x100]
+	WORD $0xad091185 // stp q5, q4, [x12, #0x120]
+	WORD $0xad0a0983 // stp q3, q2, [x12, #0x140]
+	WORD $0xad0b0181 // stp q1, q0, [x12, #0x160]
+	WORD $0x17fff214 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd00013f // str s31, [x9]
+	WORD $0x540000cb // b.lt 0x39c0 <k_mul_panels+0x39a8>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d00911f // st1 { v31.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x39c0 <k_mul_panels+0x39a8>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d00811f // st1 { v31.s }[2], [x8]
+	WORD $0xd10010ad // sub x13, x5, #0x4
+	WORD $0xbd00113e // str s30, [x9, #0x10]
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x2a1f03ee // mov w14, wzr
+	WORD $0xd10020b3 // sub x19, x5, #0x8
+	WORD $0xbd00213d // str s29, [x9, #0x20]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe4080 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x540001cd // b.le 0x3a24 <k_mul_panels+0x3a0c>
+	WORD $0x3d80011c // str q28, [x8]
+	WORD $0x14000014 // b 0x3a44 <k_mul_panels+0x3a2c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd00113e // str s30, [x9, #0x10]
+	WORD $0x54fffe43 // b.lo 0x39c8 <k_mul_panels+0x39b0>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d00911e // st1 { v30.s }[1], [x8]
+	WORD $0x54fffdc0 // b.eq 0x39c8 <k_mul_panels+0x39b0>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x5280006d // mov w13, #0x3 // =3
+	WORD $0x4d00811e // st1 { v30.s }[2], [x8]
+	WORD $0x17ffffea // b 0x39c8 <k_mul_panels+0x39b0>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd00011c // str s28, [x8]
+	WORD $0x540000cb // b.lt 0x3a44 <k_mul_panels+0x3a2c>
+	WORD $0x91001110 // add x16, x8, #0x4
+	WORD $0x0d00921c // st1 { v28.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3a44 <k_mul_panels+0x3a2c>
+	WORD $0x91002110 // add x16, x8, #0x8
+	WORD $0x4d00821c // st1 { v28.s }[2], [x16]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3a50 <k_mul_panels+0x3a38>
+	WORD $0x3d80051b // str q27, [x8, #0x10]
+	WORD $0x1400000a // b 0x3a74 <k_mul_panels+0x3a5c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd00111b // str s27, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3a74 <k_mul_panels+0x3a5c>
+	WORD $0x91005110 // add x16, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d00921b // st1 { v27.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3a74 <k_mul_panels+0x3a5c>
+	WORD $0x91006110 // add x16, x8, #0x18
+	WORD $0x4d00821b // st1 { v27.s }[2], [x16]
+	WORD $0x36000075 // tbz w21, #0x0, 0x3a80 <k_mul_panels+0x3a68>
+	WORD $0x3d80091a // str q26, [x8, #0x20]
+	WORD $0x1400000a // b 0x3aa4 <k_mul_panels+0x3a8c>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd00211a // str s26, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x3aa4 <k_mul_panels+0x3a8c>
+	WORD $0x91009110 // add x16, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d00921a // st1 { v26.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3aa4 <k_mul_panels+0x3a8c>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d00811a // st1 { v26.s }[2], [x8]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe3a20 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033e8 // ldr x8, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540001ed // b.le 0x3af4 <k_mul_panels+0x3adc>
+	WORD $0x3d800119 // str q25, [x8]
+	WORD $0x14000015 // b 0x3b14 <k_mul_panels+0x3afc>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd00213d // str s29, [x9, #0x20]
+	WORD $0x540000a3 // b.lo 0x3ae0 <k_mul_panels+0x3ac8>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d00911d // st1 { v29.s }[1], [x8]
+	WORD $0x54000ac1 // b.ne 0x3c34 <k_mul_panels+0x3c1c>
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe3800 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffffbc // b 0x39e0 <k_mul_panels+0x39c8>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000119 // str s25, [x8]
+	WORD $0x540000cb // b.lt 0x3b14 <k_mul_panels+0x3afc>
+	WORD $0x91001110 // add x16, x8, #0x4
+	WORD $0x0d009219 // st1 { v25.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3b14 <k_mul_panels+0x3afc>
+	WORD $0x91002110 // add x16, x8, #0x8
+	WORD $0x4d008219 // st1 { v25.s }[2], [x16]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3b20 <k_mul_panels+0x3b08>
+	WORD $0x3d800518 // str q24, [x8, #0x10]
+	WORD $0x1400000a // b 0x3b44 <k_mul_panels+0x3b2c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001118 // str s24, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3b44 <k_mul_panels+0x3b2c>
+	WORD $0x91005110 // add x16, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009218 // st1 { v24.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3b44 <k_mul_panels+0x3b2c>
+	WORD $0x91006110 // add x16, x8, #0x18
+	WORD $0x4d008218 // st1 { v24.s }[2], [x16]
+	WORD $0x36000075 // tbz w21, #0x0, 0x3b50 <k_mul_panels+0x3b38>
+	WORD $0x3d800917 // str q23, [x8, #0x20]
+	WORD $0x1400000a // b 0x3b74 <k_mul_panels+0x3b5c>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002117 // str s23, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x3b74 <k_mul_panels+0x3b5c>
+	WORD $0x91009110 // add x16, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009217 // st1 { v23.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3b74 <k_mul_panels+0x3b5c>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008117 // st1 { v23.s }[2], [x8]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe33a0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400006d // b.le 0x3b94 <k_mul_panels+0x3b7c>
+	WORD $0x3d800116 // str q22, [x8]
+	WORD $0x14000009 // b 0x3bb4 <k_mul_panels+0x3b9c>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000116 // str s22, [x8]
+	WORD $0x540000cb // b.lt 0x3bb4 <k_mul_panels+0x3b9c>
+	WORD $0x91001110 // add x16, x8, #0x4
+	WORD $0x0d009216 // st1 { v22.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3bb4 <k_mul_panels+0x3b9c>
+	WORD $0x91002110 // add x16, x8, #0x8
+	WORD $0x4d008216 // st1 { v22.s }[2], [x16]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3bc0 <k_mul_panels+0x3ba8>
+	WORD $0x3d800515 // str q21, [x8, #0x10]
+	WORD $0x1400000a // b 0x3be4 <k_mul_panels+0x3bcc>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001115 // str s21, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3be4 <k_mul_panels+0x3bcc>
+	WORD $0x91005110 // add x16, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009215 // st1 { v21.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3be4 <k_mul_panels+0x3bcc>
+	WORD $0x91006110 // add x16, x8, #0x18
+	WORD $0x4d008215 // st1 { v21.s }[2], [x16]
+	WORD $0x36000075 // tbz w21, #0x0, 0x3bf0 <k_mul_panels+0x3bd8>
+	WORD $0x3d800914 // str q20, [x8, #0x20]
+	WORD $0x1400000a // b 0x3c14 <k_mul_panels+0x3bfc>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002114 // str s20, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x3c14 <k_mul_panels+0x3bfc>
+	WORD $0x91009110 // add x16, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009214 // st1 { v20.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3c14 <k_mul_panels+0x3bfc>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008114 // st1 { v20.s }[2], [x8]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54fe2ea0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400014d // b.le 0x3c50 <k_mul_panels+0x3c38>
+	WORD $0x3d800113 // str q19, [x8]
+	WORD $0x14000010 // b 0x3c70 <k_mul_panels+0x3c58>
+	WORD $0x9100a128 // add x8, x9, #0x28
+	WORD $0x2a1f03f5 // mov w21, wzr
+	WORD $0x4d00811d // st1 { v29.s }[2], [x8]
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe2d20 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffff65 // b 0x39e0 <k_mul_panels+0x39c8>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000113 // str s19, [x8]
+	WORD $0x540000cb // b.lt 0x3c70 <k_mul_panels+0x3c58>
+	WORD $0x91001110 // add x16, x8, #0x4
+	WORD $0x0d009213 // st1 { v19.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3c70 <k_mul_panels+0x3c58>
+	WORD $0x91002110 // add x16, x8, #0x8
+	WORD $0x4d008213 // st1 { v19.s }[2], [x16]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3c7c <k_mul_panels+0x3c64>
+	WORD $0x3d800512 // str q18, [x8, #0x10]
+	WORD $0x1400000a // b 0x3ca0 <k_mul_panels+0x3c88>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001112 // str s18, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3ca0 <k_mul_panels+0x3c88>
+	WORD $0x91005110 // add x16, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009212 // st1 { v18.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3ca0 <k_mul_panels+0x3c88>
+	WORD $0x91006110 // add x16, x8, #0x18
+	WORD $0x4d008212 // st1 { v18.s }[2], [x16]
+	WORD $0x36000075 // tbz w21, #0x0, 0x3cac <k_mul_panels+0x3c94>
+	WORD $0x3d800911 // str q17, [x8, #0x20]
+	WORD $0x1400000a // b 0x3cd0 <k_mul_panels+0x3cb8>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002111 // str s17, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x3cd0 <k_mul_panels+0x3cb8>
+	WORD $0x91009110 // add x16, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009211 // st1 { v17.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3cd0 <k_mul_panels+0x3cb8>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008111 // st1 { v17.s }[2], [x8]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54fe28c0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400006d // b.le 0x3cf0 <k_mul_panels+0x3cd8>
+	WORD $0x3d800110 // str q16, [x8]
+	WORD $0x14000009 // b 0x3d10 <k_mul_panels+0x3cf8>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000110 // str s16, [x8]
+	WORD $0x540000cb // b.lt 0x3d10 <k_mul_panels+0x3cf8>
+	WORD $0x91001110 // add x16, x8, #0x4
+	WORD $0x0d009210 // st1 { v16.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3d10 <k_mul_panels+0x3cf8>
+	WORD $0x91002110 // add x16, x8, #0x8
+	WORD $0x4d008210 // st1 { v16.s }[2], [x16]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3d1c <k_mul_panels+0x3d04>
+	WORD $0x3d800507 // str q7, [x8, #0x10]
+	WORD $0x1400000a // b 0x3d40 <k_mul_panels+0x3d28>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001107 // str s7, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3d40 <k_mul_panels+0x3d28>
+	WORD $0x91005110 // add x16, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009207 // st1 { v7.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3d40 <k_mul_panels+0x3d28>
+	WORD $0x91006110 // add x16, x8, #0x18
+	WORD $0x4d008207 // st1 { v7.s }[2], [x16]
+	WORD $0x36000075 // tbz w21, #0x0, 0x3d4c <k_mul_panels+0x3d34>
+	WORD $0x3d800906 // str q6, [x8, #0x20]
+	WORD $0x1400000a // b 0x3d70 <k_mul_panels+0x3d58>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002106 // str s6, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x3d70 <k_mul_panels+0x3d58>
+	WORD $0x91009110 // add x16, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009206 // st1 { v6.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3d70 <k_mul_panels+0x3d58>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008106 // st1 { v6.s }[2], [x8]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54fe23c0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400006d // b.le 0x3d90 <k_mul_panels+0x3d78>
+	WORD $0x3d800105 // str q5, [x8]
+	WORD $0x14000009 // b 0x3db0 <k_mul_panels+0x3d98>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000105 // str s5, [x8]
+	WORD $0x540000cb // b.lt 0x3db0 <k_mul_panels+0x3d98>
+	WORD $0x91001110 // add x16, x8, #0x4
+	WORD $0x0d009205 // st1 { v5.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3db0 <k_mul_panels+0x3d98>
+	WORD $0x91002110 // add x16, x8, #0x8
+	WORD $0x4d008205 // st1 { v5.s }[2], [x16]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3dbc <k_mul_panels+0x3da4>
+	WORD $0x3d800504 // str q4, [x8, #0x10]
+	WORD $0x1400000a // b 0x3de0 <k_mul_panels+0x3dc8>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001104 // str s4, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3de0 <k_mul_panels+0x3dc8>
+	WORD $0x91005110 // add x16, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009204 // st1 { v4.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3de0 <k_mul_panels+0x3dc8>
+	WORD $0x91006110 // add x16, x8, #0x18
+	WORD $0x4d008204 // st1 { v4.s }[2], [x16]
+	WORD $0x36000075 // tbz w21, #0x0, 0x3dec <k_mul_panels+0x3dd4>
+	WORD $0x3d800903 // str q3, [x8, #0x20]
+	WORD $0x1400000a // b 0x3e10 <k_mul_panels+0x3df8>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002103 // str s3, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x3e10 <k_mul_panels+0x3df8>
+	WORD $0x91009110 // add x16, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009203 // st1 { v3.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3e10 <k_mul_panels+0x3df8>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54fe1ec0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400006d // b.le 0x3e30 <k_mul_panels+0x3e18>
+	WORD $0x3d800102 // str q2, [x8]
+	WORD $0x14000009 // b 0x3e50 <k_mul_panels+0x3e38>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000102 // str s2, [x8]
+	WORD $0x540000cb // b.lt 0x3e50 <k_mul_panels+0x3e38>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x3e50 <k_mul_panels+0x3e38>
+	WORD $0x91002109 // add x9, x8, #0x8
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3e5c <k_mul_panels+0x3e44>
+	WORD $0x3d800501 // str q1, [x8, #0x10]
+	WORD $0x1400000a // b 0x3e80 <k_mul_panels+0x3e68>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001101 // str s1, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3e80 <k_mul_panels+0x3e68>
+	WORD $0x91005109 // add x9, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x3e80 <k_mul_panels+0x3e68>
+	WORD $0x91006109 // add x9, x8, #0x18
+	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
+	WORD $0x36000075 // tbz w21, #0x0, 0x3e8c <k_mul_panels+0x3e74>
+	WORD $0x3d800900 // str q0, [x8, #0x20]
+	WORD $0x17fff0d9 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002100 // str s0, [x8, #0x20]
+	WORD $0x54fe1acb // b.lt 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x91009109 // add x9, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0x54fe1a40 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x17fff0cf // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xbd4001d8 // ldr s24, [x14]
+	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000181 // b.ne 0x3ef4 <k_mul_panels+0x3edc>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe190b // b.lt 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400022d // b.le 0x3f18 <k_mul_panels+0x3f00>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0x3d800137 // str q23, [x9]
+	WORD $0x1a9f97e8 // cset w8, hi
+	WORD $0x54000389 // b.ls 0x3f58 <k_mul_panels+0x3f40>
+	WORD $0x3d800536 // str q22, [x9, #0x10]
+	WORD $0x14000023 // b 0x3f7c <k_mul_panels+0x3f64>
+	WORD $0xad005997 // stp q23, q22, [x12]
+	WORD $0xad015195 // stp q21, q20, [x12, #0x20]
+	WORD $0xad024993 // stp q19, q18, [x12, #0x40]
+	WORD $0xad034191 // stp q17, q16, [x12, #0x60]
+	WORD $0xad041987 // stp q7, q6, [x12, #0x80]
+	WORD $0xad051185 // stp q5, q4, [x12, #0xa0]
+	WORD $0xad060983 // stp q3, q2, [x12, #0xc0]
+	WORD $0xad070181 // stp q1, q0, [x12, #0xe0]
+	WORD $0x17fff0b6 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000137 // str s23, [x9]
+	WORD $0x540000cb // b.lt 0x3f38 <k_mul_panels+0x3f20>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009117 // st1 { v23.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3f38 <k_mul_panels+0x3f20>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008117 // st1 { v23.s }[2], [x8]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xbd001136 // str s22, [x9, #0x10]
+	WORD $0x54fe1560 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0x14000021 // b 0x3fd8 <k_mul_panels+0x3fc0>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001136 // str s22, [x9, #0x10]
+	WORD $0x540000e3 // b.lo 0x3f7c <k_mul_panels+0x3f64>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d0091b6 // st1 { v22.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x3f7c <k_mul_panels+0x3f64>
+	WORD $0x9100612d // add x13, x9, #0x18
+	WORD $0x4d0081b6 // st1 { v22.s }[2], [x13]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe1360 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0x5400024d // b.le 0x3fd8 <k_mul_panels+0x3fc0>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3c8105d5 // str q21, [x14], #0x10
+	WORD $0x54000368 // b.hi 0x400c <k_mul_panels+0x3ff4>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001d4 // str s20, [x14]
+	WORD $0x54001583 // b.lo 0x425c <k_mul_panels+0x4244>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d009114 // st1 { v20.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x540002a0 // b.eq 0x4014 <k_mul_panels+0x3ffc>
+	WORD $0x910061ad // add x13, x13, #0x18
+	WORD $0x4d0081b4 // st1 { v20.s }[2], [x13]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe10e0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000012 // b 0x401c <k_mul_panels+0x4004>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001b5 // str s21, [x13]
+	WORD $0x540000eb // b.lt 0x3ffc <k_mul_panels+0x3fe4>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d0091d5 // st1 { v21.s }[1], [x14]
+	WORD $0x540003a1 // b.ne 0x406c <k_mul_panels+0x4054>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x360003a8 // tbz w8, #0x0, 0x407c <k_mul_panels+0x4064>
+	WORD $0x3d8001d4 // str q20, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe0ea0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033ed // ldr x13, [sp, #0x60]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x5400036d // b.le 0x4094 <k_mul_panels+0x407c>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3c8105d3 // str q19, [x14], #0x10
+	WORD $0x37000448 // tbnz w8, #0x0, 0x40bc <k_mul_panels+0x40a4>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001d2 // str s18, [x14]
+	WORD $0x54001663 // b.lo 0x430c <k_mul_panels+0x42f4>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d009112 // st1 { v18.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000380 // b.eq 0x40c4 <k_mul_panels+0x40ac>
+	WORD $0x910061ad // add x13, x13, #0x18
+	WORD $0x4d0081b2 // st1 { v18.s }[2], [x13]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe0c40 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000019 // b 0x40cc <k_mul_panels+0x40b4>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d0081d5 // st1 { v21.s }[2], [x14]
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x3707fca8 // tbnz w8, #0x0, 0x400c <k_mul_panels+0x3ff4>
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xbd0001d4 // str s20, [x14]
+	WORD $0x54fe0b40 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94033ed // ldr x13, [sp, #0x60]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001b3 // str s19, [x13]
+	WORD $0x540000cb // b.lt 0x40b4 <k_mul_panels+0x409c>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d0091d3 // st1 { v19.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x40b4 <k_mul_panels+0x409c>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d0081d3 // st1 { v19.s }[2], [x14]
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000328 // tbz w8, #0x0, 0x411c <k_mul_panels+0x4104>
+	WORD $0x3d8001d2 // str q18, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe0920 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027ed // ldr x13, [sp, #0x48]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x540002ed // b.le 0x4134 <k_mul_panels+0x411c>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3c8105d1 // str q17, [x14], #0x10
+	WORD $0x370003c8 // tbnz w8, #0x0, 0x415c <k_mul_panels+0x4144>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001d0 // str s16, [x14]
+	WORD $0x540015c3 // b.lo 0x43a8 <k_mul_panels+0x4390>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d009110 // st1 { v16.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000300 // b.eq 0x4164 <k_mul_panels+0x414c>
+	WORD $0x910061ad // add x13, x13, #0x18
+	WORD $0x4d0081b0 // st1 { v16.s }[2], [x13]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54fe06c0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000015 // b 0x416c <k_mul_panels+0x4154>
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0xbd0001d2 // str s18, [x14]
+	WORD $0x54fe0640 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94027ed // ldr x13, [sp, #0x48]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001b1 // str s17, [x13]
+	WORD $0x540000cb // b.lt 0x4154 <k_mul_panels+0x413c>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d0091d1 // st1 { v17.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x4154 <k_mul_panels+0x413c>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d0081d1 // st1 { v17.s }[2], [x14]
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000328 // tbz w8, #0x0, 0x41bc <k_mul_panels+0x41a4>
+	WORD $0x3d8001d0 // str q16, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54fe0420 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9401bed // ldr x13, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x540002ed // b.le 0x41d4 <k_mul_panels+0x41bc>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3c8105c7 // str q7, [x14], #0x10
+	WORD $0x370003c8 // tbnz w8, #0x0, 0x41fc <k_mul_panels+0x41e4>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001c6 // str s6, [x14]
+	WORD $0x54001383 // b.lo 0x4400 <k_mul_panels+0x43e8>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d009106 // st1 { v6.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000300 // b.eq 0x4204 <k_mul_panels+0x41ec>
+	WORD $0x910061ad // add x13, x13, #0x18
+	WORD $0x4d0081a6 // st1 { v6.s }[2], [x13]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54fe01c0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000015 // b 0x420c <k_mul_panels+0x41f4>
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0xbd0001d0 // str s16, [x14]
+	WORD $0x54fe0140 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf9401bed // ldr x13, [sp, #0x30]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001a7 // str s7, [x13]
+	WORD $0x540000cb // b.lt 0x41f4 <k_mul_panels+0x41dc>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d0091c7 // st1 { v7.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x41f4 <k_mul_panels+0x41dc>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d0081c7 // st1 { v7.s }[2], [x14]
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x360003a8 // tbz w8, #0x0, 0x426c <k_mul_panels+0x4254>
+	WORD $0x3d8001c6 // str q6, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54fdff20 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x5400036d // b.le 0x4284 <k_mul_panels+0x426c>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3c8105c5 // str q5, [x14], #0x10
+	WORD $0x37000448 // tbnz w8, #0x0, 0x42ac <k_mul_panels+0x4294>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001c4 // str s4, [x14]
+	WORD $0x54000f43 // b.lo 0x4418 <k_mul_panels+0x4400>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d009104 // st1 { v4.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000380 // b.eq 0x42b4 <k_mul_panels+0x429c>
+	WORD $0x910061ad // add x13, x13, #0x18
+	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54fdfcc0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000019 // b 0x42bc <k_mul_panels+0x42a4>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fdfc40 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffff6d // b 0x401c <k_mul_panels+0x4004>
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0xbd0001c6 // str s6, [x14]
+	WORD $0x54fdfbc0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001a5 // str s5, [x13]
+	WORD $0x540000cb // b.lt 0x42a4 <k_mul_panels+0x428c>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d0091c5 // st1 { v5.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x42a4 <k_mul_panels+0x428c>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d0081c5 // st1 { v5.s }[2], [x14]
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x360003a8 // tbz w8, #0x0, 0x431c <k_mul_panels+0x4304>
+	WORD $0x3d8001c4 // str q4, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54fdf9a0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94013ed // ldr x13, [sp, #0x20]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x5400036d // b.le 0x4334 <k_mul_panels+0x431c>
+	WORD $0xaa0d03ee // mov x14, x13
+	WORD $0x3c8105c3 // str q3, [x14], #0x10
+	WORD $0x37000448 // tbnz w8, #0x0, 0x435c <k_mul_panels+0x4344>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001c2 // str s2, [x14]
+	WORD $0x54000a43 // b.lo 0x4428 <k_mul_panels+0x4410>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d009102 // st1 { v2.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000380 // b.eq 0x4364 <k_mul_panels+0x434c>
+	WORD $0x910061ad // add x13, x13, #0x18
+	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54fdf740 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x14000019 // b 0x436c <k_mul_panels+0x4354>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fdf6c0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffff6d // b 0x40cc <k_mul_panels+0x40b4>
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0xbd0001c4 // str s4, [x14]
+	WORD $0x54fdf640 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94013ed // ldr x13, [sp, #0x20]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001a3 // str s3, [x13]
+	WORD $0x540000cb // b.lt 0x4354 <k_mul_panels+0x433c>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d0091c3 // st1 { v3.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x4354 <k_mul_panels+0x433c>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d0081c3 // st1 { v3.s }[2], [x14]
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000308 // tbz w8, #0x0, 0x43b8 <k_mul_panels+0x43a0>
+	WORD $0x3d8001c2 // str q2, [x14]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54fdf420 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94007ed // ldr x13, [sp, #0x8]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d0129 // add x9, x9, x13
+	WORD $0x540002cd // b.le 0x43d0 <k_mul_panels+0x43b8>
+	WORD $0xaa0903ed // mov x13, x9
+	WORD $0x3c8105a1 // str q1, [x13], #0x10
+	WORD $0x370003a8 // tbnz w8, #0x0, 0x43f8 <k_mul_panels+0x43e0>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001a0 // str s0, [x13]
+	WORD $0x54fdf2e3 // b.lo 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54fdf260 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17fff6a3 // b 0x1e30 <k_mul_panels+0x1e18>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54fdf1e0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffff6e // b 0x416c <k_mul_panels+0x4154>
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0xbd0001c2 // str s2, [x14]
+	WORD $0x54fdf160 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0xf94007ed // ldr x13, [sp, #0x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d0129 // add x9, x9, x13
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x540000cb // b.lt 0x43f0 <k_mul_panels+0x43d8>
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x43f0 <k_mul_panels+0x43d8>
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x9100412d // add x13, x9, #0x10
+	WORD $0x360000e8 // tbz w8, #0x0, 0x4410 <k_mul_panels+0x43f8>
+	WORD $0x3d8001a0 // str q0, [x13]
+	WORD $0x17ffef7c // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54fdef20 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffff80 // b 0x420c <k_mul_panels+0x41f4>
+	WORD $0xbd0001a0 // str s0, [x13]
+	WORD $0x17ffef76 // b 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54fdee60 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffffa6 // b 0x42bc <k_mul_panels+0x42a4>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54fdede0 // b.eq 0x1ec <k_mul_panels+0x1d4>
+	WORD $0x17ffffce // b 0x436c <k_mul_panels+0x4354>
+	WORD $0xa9544ff4 // ldp x20, x19, [sp, #0x140]
+	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
+	WORD $0xa95357f6 // ldp x22, x21, [sp, #0x130]
+	WORD $0xa9525ff8 // ldp x24, x23, [sp, #0x120]
+	WORD $0xa95167fa // ldp x26, x25, [sp, #0x110]
+	WORD $0xa9506ffe // ldp x30, x27, [sp, #0x100]
+	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
+	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
+	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
+	WORD $0x910543ff // add sp, sp, #0x150
+	WORD $0xd65f03c0 // ret
+
+	// mul_panels_64
+	WORD $0xf9402007 // ldr x7, [x0, #0x40]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0x91000ce8 // add x8, x7, #0x3
+	WORD $0xf10000ff // cmp x7, #0x0
+	WORD $0x9a87b108 // csel x8, x8, x7, lt
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5401756b // b.lt 0x7328 <k_mul_panels_64+0x2ec4>
+	WORD $0xd10543ff // sub sp, sp, #0x150
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0xb201f3ea // mov x10, #-0x5555555555555556 // =-6148914691236517206
+	WORD $0xf9007bfd // str x29, [sp, #0xf0]
+	WORD $0xd241054a // eor x10, x10, #0x8000000000000001
+	WORD $0x9342fd1d // asr x29, x8, #2
+	WORD $0x528007e8 // mov w8, #0x3f // =63
+	WORD $0x91001569 // add x9, x11, #0x5
+	WORD $0xb37ae4e8 // bfi x8, x7, #6, #58
+	WORD $0xf9402c0c // ldr x12, [x0, #0x58]
+	WORD $0x9b4a7d29 // smulh x9, x9, x10
+	WORD $0xd37ae4ea // lsl x10, x7, #6
+	WORD $0xa9106ffe // stp x30, x27, [sp, #0x100]
+	WORD $0xf9004fec // str x12, [sp, #0x98]
+	WORD $0xa941b80c // ldp x12, x14, [x0, #0x18]
+	WORD $0x9101f94a // add x10, x10, #0x7e
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0xd37ff8fb // lsl x27, x7, #1
+	WORD $0x9a88b148 // csel x8, x10, x8, lt
+	WORD $0xa91357f6 // stp x22, x21, [sp, #0x130]
+	WORD $0xaa1f03ef // mov x15, xzr
+	WORD $0x9346fd08 // asr x8, x8, #6
+	WORD $0xf90043ee // str x14, [sp, #0x80]
+	WORD $0xd10030e2 // sub x2, x7, #0xc
+	WORD $0x8b49fd29 // add x9, x9, x9, lsr #63
+	WORD $0xd10070e3 // sub x3, x7, #0x1c
+	WORD $0xaa0d03f5 // mov x21, x13
+	WORD $0xa903b7e8 // stp x8, x13, [sp, #0x38]
+	WORD $0xd37ae7a8 // lsl x8, x29, #6
+	WORD $0x9b1d7d29 // mul x9, x9, x29
+	WORD $0x6d0c33ed // stp d13, d12, [sp, #0xc0]
+	WORD $0x6d0d2beb // stp d11, d10, [sp, #0xd0]
+	WORD $0x6d0e23e9 // stp d9, d8, [sp, #0xe0]
+	WORD $0xa91167fa // stp x26, x25, [sp, #0x110]
+	WORD $0xa9125ff8 // stp x24, x23, [sp, #0x120]
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0xa940a40e // ldp x14, x9, [x0, #0x8]
+	WORD $0xa9144ff4 // stp x20, x19, [sp, #0x140]
+	WORD $0xf90057e8 // str x8, [sp, #0xa8]
+	WORD $0xf9000be9 // str x9, [sp, #0x10]
+	WORD $0xf90037fd // str x29, [sp, #0x68]
+	WORD $0xf9004bfb // str x27, [sp, #0x90]
+	WORD $0x1400000b // b 0x4554 <k_mul_panels_64+0xf0>
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
+	WORD $0xf90053e8 // str x8, [sp, #0xa0]
+	WORD $0xa945bfee // ldp x14, x15, [sp, #0x58]
+	WORD $0xd10022b5 // sub x21, x21, #0x8
+	WORD $0xf94023ed // ldr x13, [sp, #0x40]
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0x910021ef // add x15, x15, #0x8
+	WORD $0xf9004fe8 // str x8, [sp, #0x98]
+	WORD $0xeb0d01ff // cmp x15, x13
+	WORD $0x54016d8a // b.ge 0x7300 <k_mul_panels_64+0x2e9c>
+	WORD $0xcb0f01a9 // sub x9, x13, x15
+	WORD $0xf9401ff0 // ldr x16, [sp, #0x38]
+	WORD $0x91000d28 // add x8, x9, #0x3
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf9003fe9 // str x9, [sp, #0x78]
+	WORD $0x927ef508 // and x8, x8, #0xfffffffffffffffc
+	WORD $0x9a9f1508 // csinc x8, x8, xzr, ne
+	WORD $0xf100213f // cmp x9, #0x8
+	WORD $0x52800109 // mov w9, #0x8 // =8
+	WORD $0x9a89b108 // csel x8, x8, x9, lt
+	WORD $0xaa2f03e9 // mvn x9, x15
+	WORD $0x9a9fc218 // csel x24, x16, xzr, gt
+	WORD $0x9b077d0a // mul x10, x8, x7
+	WORD $0xab0901a9 // adds x9, x13, x9
+	WORD $0x91001d2d // add x13, x9, #0x7
+	WORD $0x9a89b1a9 // csel x9, x13, x9, lt
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540115a0 // b.eq 0x6e58 <k_mul_panels_64+0x29bc>
-	WORD $0xad00795f // stp q31, q30, [x10]
-	WORD $0xad01715d // stp q29, q28, [x10, #0x20]
-	WORD $0xad02695b // stp q27, q26, [x10, #0x40]
-	WORD $0xad036159 // stp q25, q24, [x10, #0x60]
-	WORD $0xad045957 // stp q23, q22, [x10, #0x80]
-	WORD $0xad055155 // stp q21, q20, [x10, #0xa0]
-	WORD $0xad064953 // stp q19, q18, [x10, #0xc0]
-	WORD $0xad074151 // stp q17, q16, [x10, #0xe0]
-	WORD $0xad081947 // stp q7, q6, [x10, #0x100]
-	WORD $0xad091145 // stp q5, q4, [x10, #0x120]
-	WORD $0xad0a0943 // stp q3, q2, [x10, #0x140]
-	WORD $0xad0b0141 // stp q1, q0, [x10, #0x160]
-	WORD $0x17fffe88 // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xaa1f03fd // mov x29, xzr
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xcb0401be // sub x30, x13, x4
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x54ffd26d // b.le 0x4638 <k_mul_panels_64+0x19c>
-	WORD $0x5280006f // mov w15, #0x3 // =3
-	WORD $0x8b1301eb // add x11, x15, x19
-	WORD $0x8b0c0efb // add x27, x23, x12, lsl #3
-	WORD $0x8b040f50 // add x16, x26, x4, lsl #3
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x54ffd2ac // b.gt 0x4658 <k_mul_panels_64+0x1bc>
-	WORD $0xf100197f // cmp x11, #0x6
-	WORD $0x5400016c // b.gt 0x4c38 <k_mul_panels_64+0x79c>
-	WORD $0xf100157f // cmp x11, #0x5
-	WORD $0x540027e0 // b.eq 0x5110 <k_mul_panels_64+0xc74>
-	WORD $0xf100197f // cmp x11, #0x6
-	WORD $0x54ffcee1 // b.ne 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540070e1 // b.ne 0x5a44 <k_mul_panels_64+0x15a8>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400714a // b.ge 0x5a58 <k_mul_panels_64+0x15bc>
-	WORD $0x1400038d // b 0x5a68 <k_mul_panels_64+0x15cc>
-	WORD $0xf1001d7f // cmp x11, #0x7
-	WORD $0x54002760 // b.eq 0x5128 <k_mul_panels_64+0xc8c>
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x54ffcda1 // b.ne 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x4c60 <k_mul_panels_64+0x7c4>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54000241 // b.ne 0x4ca4 <k_mul_panels_64+0x808>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400020b // b.lt 0x4ca4 <k_mul_panels_64+0x808>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0x540001a0 // b.eq 0x4ca4 <k_mul_panels_64+0x808>
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000120 // b.eq 0x4ca4 <k_mul_panels_64+0x808>
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000080 // b.eq 0x4ca4 <k_mul_panels_64+0x808>
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x4cb8 <k_mul_panels_64+0x81c>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x540000a1 // b.ne 0x4cc8 <k_mul_panels_64+0x82c>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
+	WORD $0x8b0a0dde // add x30, x14, x10, lsl #3
+	WORD $0xa905bffe // stp x30, x15, [sp, #0x58]
+	WORD $0x54fffc6b // b.lt 0x452c <k_mul_panels_64+0xc8>
+	WORD $0xf9400fed // ldr x13, [sp, #0x18]
+	WORD $0x9343fd29 // asr x9, x9, #3
+	WORD $0xd37ef511 // lsl x17, x8, #2
+	WORD $0xd37ced08 // lsl x8, x8, #4
+	WORD $0xf9401410 // ldr x16, [x0, #0x28]
+	WORD $0xaa1f03f9 // mov x25, xzr
+	WORD $0xcb1801ad // sub x13, x13, x24
+	WORD $0xf9007ff1 // str x17, [sp, #0xf8]
+	WORD $0xf9005fe8 // str x8, [sp, #0xb8]
+	WORD $0x9b097da8 // mul x8, x13, x9
+	WORD $0xd37cee09 // lsl x9, x16, #4
+	WORD $0xd37df201 // lsl x1, x16, #3
+	WORD $0xd37ae60d // lsl x13, x16, #6
+	WORD $0xf9003bf0 // str x16, [sp, #0x70]
+	WORD $0x9b0f7e0a // mul x10, x16, x15
+	WORD $0xf9002be9 // str x9, [sp, #0x50]
+	WORD $0x8b100a09 // add x9, x16, x16, lsl #2
+	WORD $0xf940000f // ldr x15, [x0]
+	WORD $0xf9005be1 // str x1, [sp, #0xb0]
+	WORD $0xd37df129 // lsl x9, x9, #3
+	WORD $0xf90047e8 // str x8, [sp, #0x88]
+	WORD $0x8b100608 // add x8, x16, x16, lsl #1
+	WORD $0xd37bea10 // lsl x16, x16, #5
+	WORD $0xf9001bf0 // str x16, [sp, #0x30]
+	WORD $0xd37df110 // lsl x16, x8, #3
+	WORD $0xd37ced08 // lsl x8, x8, #4
+	WORD $0x8b0a0df1 // add x17, x15, x10, lsl #3
+	WORD $0xf9400bea // ldr x10, [sp, #0x10]
+	WORD $0xa90227e8 // stp x8, x9, [sp, #0x20]
+	WORD $0xcb0101a8 // sub x8, x13, x1
+	WORD $0xf90007e8 // str x8, [sp, #0x8]
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
+	WORD $0xf90027f0 // str x16, [sp, #0x48]
+	WORD $0xf90053e8 // str x8, [sp, #0xa0]
+	WORD $0x1400000c // b 0x465c <k_mul_panels_64+0x1f8>
+	WORD $0xad001987 // stp q7, q6, [x12]
+	WORD $0xad011185 // stp q5, q4, [x12, #0x20]
+	WORD $0xad020983 // stp q3, q2, [x12, #0x40]
+	WORD $0xad030181 // stp q1, q0, [x12, #0x60]
+	WORD $0x9b147f68 // mul x8, x27, x20
+	WORD $0xf9405fe9 // ldr x9, [sp, #0xb8]
+	WORD $0x91001b39 // add x25, x25, #0x6
+	WORD $0xeb0b033f // cmp x25, x11
+	WORD $0x9b14312c // madd x12, x9, x20, x12
+	WORD $0x8b080d4a // add x10, x10, x8, lsl #3
+	WORD $0x54fff6ea // b.ge 0x4534 <k_mul_panels_64+0xd0>
+	WORD $0xf100071f // cmp x24, #0x1
+	WORD $0xaa1e03f7 // mov x23, x30
+	WORD $0x5400032b // b.lt 0x46c8 <k_mul_panels_64+0x264>
+	WORD $0xf94057e8 // ldr x8, [sp, #0xa8]
+	WORD $0xcb1d0318 // sub x24, x24, x29
+	WORD $0x52800816 // mov w22, #0x40 // =64
+	WORD $0x8b0802fe // add x30, x23, x8
+	WORD $0xcb190169 // sub x9, x11, x25
+	WORD $0xf100153f // cmp x9, #0x5
+	WORD $0x540006cd // b.le 0x4758 <k_mul_panels_64+0x2f4>
+	WORD $0x52800074 // mov w20, #0x3 // =3
+	WORD $0xf9407fe8 // ldr x8, [sp, #0xf8]
+	WORD $0x8b190e25 // add x5, x17, x25, lsl #3
+	WORD $0x8b080288 // add x8, x20, x8
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x5400070c // b.gt 0x4778 <k_mul_panels_64+0x314>
+	WORD $0xf100191f // cmp x8, #0x6
+	WORD $0x5400040c // b.gt 0x4720 <k_mul_panels_64+0x2bc>
+	WORD $0xf100151f // cmp x8, #0x5
+	WORD $0x54000940 // b.eq 0x47d0 <k_mul_panels_64+0x36c>
+	WORD $0xf100191f // cmp x8, #0x6
+	WORD $0x54fffc81 // b.ne 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54000bc1 // b.ne 0x4834 <k_mul_panels_64+0x3d0>
+	WORD $0x9280000f // mov x15, #-0x1 // =-1
+	WORD $0x14000067 // b 0x4860 <k_mul_panels_64+0x3fc>
+	WORD $0xf9404fe8 // ldr x8, [sp, #0x98]
+	WORD $0xf94047e9 // ldr x9, [sp, #0x88]
+	WORD $0xaa1f03f6 // mov x22, xzr
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x5400036b // b.lt 0x4744 <k_mul_panels_64+0x2e0>
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400030b // b.lt 0x4744 <k_mul_panels_64+0x2e0>
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0xf94043e8 // ldr x8, [sp, #0x80]
+	WORD $0xf94057e9 // ldr x9, [sp, #0xa8]
+	WORD $0xaa1703fe // mov x30, x23
+	WORD $0xcb1d01ad // sub x13, x13, x29
+	WORD $0x52800816 // mov w22, #0x40 // =64
+	WORD $0xaa0803f7 // mov x23, x8
+	WORD $0x8b090108 // add x8, x8, x9
+	WORD $0xf90053ed // str x13, [sp, #0xa0]
+	WORD $0xf90043e8 // str x8, [sp, #0x80]
+	WORD $0xcb190169 // sub x9, x11, x25
+	WORD $0xf100153f // cmp x9, #0x5
+	WORD $0x54fffb6c // b.gt 0x4684 <k_mul_panels_64+0x220>
+	WORD $0x1400000f // b 0x4758 <k_mul_panels_64+0x2f4>
+	WORD $0xf1001d1f // cmp x8, #0x7
+	WORD $0x54000600 // b.eq 0x47e4 <k_mul_panels_64+0x380>
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x54fff8a1 // b.ne 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001241 // b.ne 0x4980 <k_mul_panels_64+0x51c>
+	WORD $0x9280000f // mov x15, #-0x1 // =-1
+	WORD $0x1400009b // b 0x49ac <k_mul_panels_64+0x548>
+	WORD $0xaa1703fe // mov x30, x23
+	WORD $0xaa0e03f7 // mov x23, x14
+	WORD $0xcb190169 // sub x9, x11, x25
+	WORD $0xf100153f // cmp x9, #0x5
+	WORD $0x54fff98c // b.gt 0x4684 <k_mul_panels_64+0x220>
+	WORD $0x91000528 // add x8, x9, #0x1
+	WORD $0x8b48fd08 // add x8, x8, x8, lsr #63
+	WORD $0x9341fd14 // asr x20, x8, #1
+	WORD $0xf9407fe8 // ldr x8, [sp, #0xf8]
+	WORD $0x8b190e25 // add x5, x17, x25, lsl #3
+	WORD $0x8b080288 // add x8, x20, x8
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x54fff94d // b.le 0x469c <k_mul_panels_64+0x238>
+	WORD $0xf100811f // cmp x8, #0x20
+	WORD $0x5400018d // b.le 0x47ac <k_mul_panels_64+0x348>
+	WORD $0xf100851f // cmp x8, #0x21
+	WORD $0x540003a0 // b.eq 0x47f8 <k_mul_panels_64+0x394>
+	WORD $0xf100891f // cmp x8, #0x22
+	WORD $0x540004a0 // b.eq 0x4820 <k_mul_panels_64+0x3bc>
+	WORD $0xf1008d1f // cmp x8, #0x23
+	WORD $0x54fff561 // b.ne 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xa944a01a // ldp x26, x8, [x0, #0x48]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x540069e1 // b.ne 0x54dc <k_mul_panels_64+0x1078>
+	WORD $0x9280000d // mov x13, #-0x1 // =-1
+	WORD $0x14000358 // b 0x5508 <k_mul_panels_64+0x10a4>
+	WORD $0xf100491f // cmp x8, #0x12
+	WORD $0x540002e0 // b.eq 0x480c <k_mul_panels_64+0x3a8>
+	WORD $0xf1004d1f // cmp x8, #0x13
+	WORD $0x54fff441 // b.ne 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54001a01 // b.ne 0x4b04 <k_mul_panels_64+0x6a0>
+	WORD $0x9280000f // mov x15, #-0x1 // =-1
+	WORD $0x140000d9 // b 0x4b30 <k_mul_panels_64+0x6cc>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54003001 // b.ne 0x4dd8 <k_mul_panels_64+0x974>
+	WORD $0x9280000f // mov x15, #-0x1 // =-1
+	WORD $0x1400018f // b 0x4e1c <k_mul_panels_64+0x9b8>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540038e1 // b.ne 0x4f08 <k_mul_panels_64+0xaa4>
+	WORD $0x9280000f // mov x15, #-0x1 // =-1
+	WORD $0x140001d0 // b 0x4f34 <k_mul_panels_64+0xad0>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54004481 // b.ne 0x5090 <k_mul_panels_64+0xc2c>
+	WORD $0x9280000f // mov x15, #-0x1 // =-1
+	WORD $0x1400022d // b 0x50bc <k_mul_panels_64+0xc58>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54005501 // b.ne 0x52b4 <k_mul_panels_64+0xe50>
+	WORD $0x9280000f // mov x15, #-0x1 // =-1
+	WORD $0x140002b1 // b 0x52e0 <k_mul_panels_64+0xe7c>
+	WORD $0xa944b410 // ldp x16, x13, [x0, #0x48]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54008981 // b.ne 0x5958 <k_mul_panels_64+0x14f4>
+	WORD $0x9280000f // mov x15, #-0x1 // =-1
+	WORD $0x14000455 // b 0x5984 <k_mul_panels_64+0x1520>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ef // csetm x15, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x4860 <k_mul_panels_64+0x3fc>
+	WORD $0xf9405bef // ldr x15, [sp, #0xb0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x52800413 // mov w19, #0x20 // =32
+	WORD $0x9a9700a1 // csel x1, x5, x23, eq
+	WORD $0xaa0c03fa // mov x26, x12
+	WORD $0x9a9f01e6 // csel x6, x15, xzr, eq
+	WORD $0x14000009 // b 0x4880 <k_mul_panels_64+0x41c>
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8502e1 // csel x1, x23, x5, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1a9f17f0 // cset w16, eq
+	WORD $0x9a97019a // csel x26, x12, x23, eq
+	WORD $0xd37b7e13 // ubfiz x19, x16, #5, #32
+	WORD $0xf9405bf0 // ldr x16, [sp, #0xb0]
+	WORD $0x8a1001e6 // and x6, x15, x16
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0xaa0703e4 // mov x4, x7
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x540004cb // b.lt 0x4930 <k_mul_panels_64+0x4cc>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0703e4 // mov x4, x7
+	WORD $0xaa1003fb // mov x27, x16
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800340 // prfm pldl1keep, [x26]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xeb07009f // cmp x4, x7
+	WORD $0xf9800b40 // prfm pldl1keep, [x26, #0x10]
+	WORD $0xad400de2 // ldp q2, q3, [x15]
+	WORD $0x4ddfcf64 // ld1r { v4.2d }, [x27], #8
+	WORD $0x9a9fc27d // csel x29, x19, xzr, gt
+	WORD $0x8b1d035a // add x26, x26, x29
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
+	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
+	WORD $0xfd400364 // ldr d4, [x27]
+	WORD $0xad410de2 // ldp q2, q3, [x15, #0x20]
+	WORD $0x9a9fc0db // csel x27, x6, xzr, gt
+	WORD $0x8b1b0021 // add x1, x1, x27
+	WORD $0xf1001c9f // cmp x4, #0x7
+	WORD $0xd1001084 // sub x4, x4, #0x4
+	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0xad420de2 // ldp q2, q3, [x15, #0x40]
+	WORD $0x6d411604 // ldp d4, d5, [x16, #0x10]
+	WORD $0x91008210 // add x16, x16, #0x20
+	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0xad430de2 // ldp q2, q3, [x15, #0x60]
+	WORD $0x910201ef // add x15, x15, #0x80
+	WORD $0x4fc51041 // fmla v1.2d, v2.2d, v5.d[0]
+	WORD $0x4fc51060 // fmla v0.2d, v3.2d, v5.d[0]
+	WORD $0x54fffc28 // b.hi 0x48a8 <k_mul_panels_64+0x444>
+	WORD $0xf94037fd // ldr x29, [sp, #0x68]
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x5400012b // b.lt 0x4958 <k_mul_panels_64+0x4f4>
+	WORD $0x91000481 // add x1, x4, #0x1
+	WORD $0xacc10de2 // ldp q2, q3, [x15], #0x20
+	WORD $0x4ddfce04 // ld1r { v4.2d }, [x16], #8
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
+	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
+	WORD $0x54ffff48 // b.hi 0x493c <k_mul_panels_64+0x4d8>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54009ae0 // b.eq 0x5cb8 <k_mul_panels_64+0x1854>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54009c21 // b.ne 0x5ce8 <k_mul_panels_64+0x1884>
+	WORD $0xad400d82 // ldp q2, q3, [x12]
+	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
+	WORD $0x4e60d460 // fadd v0.2d, v3.2d, v0.2d
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54009bc0 // b.eq 0x5cf0 <k_mul_panels_64+0x188c>
+	WORD $0x140005db // b 0x60e8 <k_mul_panels_64+0x1c84>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ef // csetm x15, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0x49ac <k_mul_panels_64+0x548>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x52800206 // mov w6, #0x10 // =16
+	WORD $0x9a9700b0 // csel x16, x5, x23, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0x49cc <k_mul_panels_64+0x568>
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8502f0 // csel x16, x23, x5, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a970193 // csel x19, x12, x23, eq
+	WORD $0xd37c7da6 // ubfiz x6, x13, #4, #32
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x8a0d01e1 // and x1, x15, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10010ff // cmp x7, #0x4
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f9 // mov x25, x22
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0x540004cb // b.lt 0x4d80 <k_mul_panels_64+0x8e4>
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1603e7 // mov x7, x22
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0xad4045c4 // ldp q4, q17, [x14]
-	WORD $0x6d401985 // ldp d5, d6, [x12]
-	WORD $0xd10010f9 // sub x25, x7, #0x4
-	WORD $0x6d414187 // ldp d7, d16, [x12, #0x10]
-	WORD $0xf1001cff // cmp x7, #0x7
-	WORD $0x8b1d037b // add x27, x27, x29
-	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa0e03ef // mov x15, x14
+	WORD $0x540005ab // b.lt 0x4aa0 <k_mul_panels_64+0x63c>
+	WORD $0xaa0e03ef // mov x15, x14
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xeb02035f // cmp x26, x2
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xad4045a4 // ldp q4, q17, [x13]
+	WORD $0x6d4019e5 // ldp d5, d6, [x15]
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0x6d4141e7 // ldp d7, d16, [x15, #0x10]
+	WORD $0x9a9fc0db // csel x27, x6, xzr, gt
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0x8b1b0273 // add x19, x19, x27
 	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
 	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
+	WORD $0xd100135a // sub x26, x26, #0x4
 	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
 	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x6d421584 // ldp d4, d5, [x12, #0x20]
-	WORD $0x6d431d86 // ldp d6, d7, [x12, #0x30]
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x6d4215e4 // ldp d4, d5, [x15, #0x20]
+	WORD $0x6d431de6 // ldp d6, d7, [x15, #0x30]
 	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
 	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
 	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
 	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
-	WORD $0xad4145c4 // ldp q4, q17, [x14, #0x20]
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x6d441985 // ldp d5, d6, [x12, #0x40]
-	WORD $0x6d454187 // ldp d7, d16, [x12, #0x50]
+	WORD $0xad4145a4 // ldp q4, q17, [x13, #0x20]
+	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0x6d4419e5 // ldp d5, d6, [x15, #0x40]
+	WORD $0x6d4541e7 // ldp d7, d16, [x15, #0x50]
 	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
 	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
 	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
 	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x6d461584 // ldp d4, d5, [x12, #0x60]
-	WORD $0x6d471d86 // ldp d6, d7, [x12, #0x70]
-	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x6d4615e4 // ldp d4, d5, [x15, #0x60]
+	WORD $0x6d471de6 // ldp d6, d7, [x15, #0x70]
+	WORD $0x910201ef // add x15, x15, #0x80
 	WORD $0x4fc41223 // fmla v3.2d, v17.2d, v4.d[0]
 	WORD $0x4fc51222 // fmla v2.2d, v17.2d, v5.d[0]
 	WORD $0x4fc61221 // fmla v1.2d, v17.2d, v6.d[0]
 	WORD $0x4fc71220 // fmla v0.2d, v17.2d, v7.d[0]
-	WORD $0x54fffbe8 // b.hi 0x4cf8 <k_mul_panels_64+0x85c>
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x540001ab // b.lt 0x4db8 <k_mul_panels_64+0x91c>
-	WORD $0x91000727 // add x7, x25, #0x1
-	WORD $0x6d401985 // ldp d5, d6, [x12]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x6d414187 // ldp d7, d16, [x12, #0x10]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x3cc105c4 // ldr q4, [x14], #0x10
-	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x54fffb28 // b.hi 0x49fc <k_mul_panels_64+0x598>
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x540001ab // b.lt 0x4ad8 <k_mul_panels_64+0x674>
+	WORD $0x91000750 // add x16, x26, #0x1
+	WORD $0x6d4019e5 // ldp d5, d6, [x15]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x6d4141e7 // ldp d7, d16, [x15, #0x10]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x3cc105a4 // ldr q4, [x13], #0x10
+	WORD $0x910081ef // add x15, x15, #0x20
 	WORD $0x4fc51083 // fmla v3.2d, v4.2d, v5.d[0]
 	WORD $0x4fc61082 // fmla v2.2d, v4.2d, v6.d[0]
 	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
 	WORD $0x4fd01080 // fmla v0.2d, v4.2d, v16.d[0]
-	WORD $0x54fffec8 // b.hi 0x4d8c <k_mul_panels_64+0x8f0>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54007e60 // b.eq 0x5d88 <k_mul_panels_64+0x18ec>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54009fe1 // b.ne 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xad401544 // ldp q4, q5, [x10]
-	WORD $0xad411d46 // ldp q6, q7, [x10, #0x20]
+	WORD $0x54fffec8 // b.hi 0x4aac <k_mul_panels_64+0x648>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540091c0 // b.eq 0x5d14 <k_mul_panels_64+0x18b0>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x5400b281 // b.ne 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xad401584 // ldp q4, q5, [x12]
+	WORD $0xad411d86 // ldp q6, q7, [x12, #0x20]
 	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
 	WORD $0x4e62d4a2 // fadd v2.2d, v5.2d, v2.2d
 	WORD $0x4e61d4c1 // fadd v1.2d, v6.2d, v1.2d
 	WORD $0x4e60d4e0 // fadd v0.2d, v7.2d, v0.2d
-	WORD $0x140004f8 // b 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xf100497f // cmp x11, #0x12
-	WORD $0x54002fa0 // b.eq 0x53dc <k_mul_panels_64+0xf40>
-	WORD $0xf1004d7f // cmp x11, #0x13
-	WORD $0x54ffc041 // b.ne 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x4e0c <k_mul_panels_64+0x970>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54000341 // b.ne 0x4e70 <k_mul_panels_64+0x9d4>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400030b // b.lt 0x4e70 <k_mul_panels_64+0x9d4>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
-	WORD $0x54000260 // b.eq 0x4e70 <k_mul_panels_64+0x9d4>
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
-	WORD $0x540001a0 // b.eq 0x4e70 <k_mul_panels_64+0x9d4>
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
-	WORD $0x540000c0 // b.eq 0x4e70 <k_mul_panels_64+0x9d4>
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf9801180 // prfm pldl1keep, [x12, #0x20]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x4e84 <k_mul_panels_64+0x9e8>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x540001a1 // b.ne 0x4eb4 <k_mul_panels_64+0xa18>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
+	WORD $0x1400058d // b 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ef // csetm x15, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x4b30 <k_mul_panels_64+0x6cc>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0x52800606 // mov w6, #0x30 // =48
+	WORD $0x9a9700a1 // csel x1, x5, x23, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f0110 // csel x16, x8, xzr, eq
+	WORD $0x14000009 // b 0x4b50 <k_mul_panels_64+0x6ec>
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8502e1 // csel x1, x23, x5, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0x9a970193 // csel x19, x12, x23, eq
+	WORD $0x8a0801f0 // and x16, x15, x8
+	WORD $0x52800608 // mov w8, #0x30 // =48
+	WORD $0x9a9f0106 // csel x6, x8, xzr, eq
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xf10010ff // cmp x7, #0x4
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xaa0703fa // mov x26, x7
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0a03e8 // mov x8, x10
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa1703ec // mov x12, x23
+	WORD $0xaa0e03ef // mov x15, x14
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x540009ab // b.lt 0x5028 <k_mul_panels_64+0xb8c>
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1603e7 // mov x7, x22
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
-	WORD $0xad4055d4 // ldp q20, q21, [x14]
-	WORD $0xf1001cff // cmp x7, #0x7
-	WORD $0x4ddfcf37 // ld1r { v23.2d }, [x25], #8
-	WORD $0xfd400338 // ldr d24, [x25]
-	WORD $0xd10010f9 // sub x25, x7, #0x4
-	WORD $0x8b1d037b // add x27, x27, x29
+	WORD $0x54000b0b // b.lt 0x4cf0 <k_mul_panels_64+0x88c>
+	WORD $0xaa0e03ef // mov x15, x14
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xaa0f03e4 // mov x4, x15
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xeb02035f // cmp x26, x2
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xf9801020 // prfm pldl1keep, [x1, #0x20]
+	WORD $0x9a9fc0db // csel x27, x6, xzr, gt
+	WORD $0xf9801260 // prfm pldl1keep, [x19, #0x20]
+	WORD $0xad405514 // ldp q20, q21, [x8]
+	WORD $0x3dc00916 // ldr q22, [x8, #0x20]
+	WORD $0x8b1b0273 // add x19, x19, x27
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x4ddfcc97 // ld1r { v23.2d }, [x4], #8
+	WORD $0xfd400098 // ldr d24, [x4]
+	WORD $0x9a9fc204 // csel x4, x16, xzr, gt
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0xd100135a // sub x26, x26, #0x4
 	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
 	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
-	WORD $0xaa1903e7 // mov x7, x25
-	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
+	WORD $0x8b040021 // add x1, x1, x4
 	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
 	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
 	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
-	WORD $0x6d415d98 // ldp d24, d23, [x12, #0x10]
-	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
-	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
-	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
-	WORD $0xad41d5d4 // ldp q20, q21, [x14, #0x30]
-	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
-	WORD $0x6d425998 // ldp d24, d22, [x12, #0x20]
-	WORD $0xad42e5d7 // ldp q23, q25, [x14, #0x50]
-	WORD $0x4fd81293 // fmla v19.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812b2 // fmla v18.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812f1 // fmla v17.2d, v23.2d, v24.d[0]
-	WORD $0x4fd61290 // fmla v16.2d, v20.2d, v22.d[0]
-	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
-	WORD $0x4fd612e6 // fmla v6.2d, v23.2d, v22.d[0]
-	WORD $0x6d435998 // ldp d24, d22, [x12, #0x30]
-	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812e3 // fmla v3.2d, v23.2d, v24.d[0]
-	WORD $0x4fd61282 // fmla v2.2d, v20.2d, v22.d[0]
-	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
-	WORD $0xad43e1d5 // ldp q21, q24, [x14, #0x70]
-	WORD $0x4fd612e0 // fmla v0.2d, v23.2d, v22.d[0]
-	WORD $0x6d445994 // ldp d20, d22, [x12, #0x40]
-	WORD $0x4fd41333 // fmla v19.2d, v25.2d, v20.d[0]
-	WORD $0x4fd412b2 // fmla v18.2d, v21.2d, v20.d[0]
-	WORD $0x4fd41311 // fmla v17.2d, v24.2d, v20.d[0]
-	WORD $0x4fd61330 // fmla v16.2d, v25.2d, v22.d[0]
-	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
-	WORD $0x4fd61306 // fmla v6.2d, v24.2d, v22.d[0]
-	WORD $0x6d455994 // ldp d20, d22, [x12, #0x50]
-	WORD $0x4fd41325 // fmla v5.2d, v25.2d, v20.d[0]
-	WORD $0x4fd412a4 // fmla v4.2d, v21.2d, v20.d[0]
-	WORD $0x4fd41303 // fmla v3.2d, v24.2d, v20.d[0]
-	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
-	WORD $0xad44d5d4 // ldp q20, q21, [x14, #0x90]
-	WORD $0x4fd61300 // fmla v0.2d, v24.2d, v22.d[0]
-	WORD $0x6d466197 // ldp d23, d24, [x12, #0x60]
-	WORD $0x4fd61322 // fmla v2.2d, v25.2d, v22.d[0]
-	WORD $0x3dc02dd6 // ldr q22, [x14, #0xb0]
-	WORD $0x910301ce // add x14, x14, #0xc0
-	WORD $0x4fd71293 // fmla v19.2d, v20.2d, v23.d[0]
-	WORD $0x4fd712b2 // fmla v18.2d, v21.2d, v23.d[0]
-	WORD $0x4fd712d1 // fmla v17.2d, v22.2d, v23.d[0]
-	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
 	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
-	WORD $0x6d476197 // ldp d23, d24, [x12, #0x70]
-	WORD $0x9102018c // add x12, x12, #0x80
+	WORD $0x6d4161f7 // ldp d23, d24, [x15, #0x10]
 	WORD $0x4fd71285 // fmla v5.2d, v20.2d, v23.d[0]
 	WORD $0x4fd712a4 // fmla v4.2d, v21.2d, v23.d[0]
 	WORD $0x4fd712c3 // fmla v3.2d, v22.2d, v23.d[0]
 	WORD $0x4fd81282 // fmla v2.2d, v20.2d, v24.d[0]
 	WORD $0x4fd812a1 // fmla v1.2d, v21.2d, v24.d[0]
+	WORD $0xad41d514 // ldp q20, q21, [x8, #0x30]
 	WORD $0x4fd812c0 // fmla v0.2d, v22.2d, v24.d[0]
-	WORD $0x54fff708 // b.hi 0x4f04 <k_mul_panels_64+0xa68>
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x5400032b // b.lt 0x5090 <k_mul_panels_64+0xbf4>
-	WORD $0x91000727 // add x7, x25, #0x1
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0xad4055d4 // ldp q20, q21, [x14]
-	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
-	WORD $0x4ddfcf37 // ld1r { v23.2d }, [x25], #8
-	WORD $0xfd400338 // ldr d24, [x25]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x9100c1ce // add x14, x14, #0x30
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
-	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
-	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
-	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
-	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
-	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
-	WORD $0x6d415d98 // ldp d24, d23, [x12, #0x10]
-	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x6d4259f7 // ldp d23, d22, [x15, #0x20]
+	WORD $0xad42e518 // ldp q24, q25, [x8, #0x50]
+	WORD $0x4fd71293 // fmla v19.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712b2 // fmla v18.2d, v21.2d, v23.d[0]
+	WORD $0x4fd71311 // fmla v17.2d, v24.2d, v23.d[0]
+	WORD $0x4fd61290 // fmla v16.2d, v20.2d, v22.d[0]
+	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
+	WORD $0x4fd61306 // fmla v6.2d, v24.2d, v22.d[0]
+	WORD $0x6d4359f7 // ldp d23, d22, [x15, #0x30]
+	WORD $0x4fd71285 // fmla v5.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a4 // fmla v4.2d, v21.2d, v23.d[0]
+	WORD $0x4fd71303 // fmla v3.2d, v24.2d, v23.d[0]
+	WORD $0x4fd61282 // fmla v2.2d, v20.2d, v22.d[0]
+	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
+	WORD $0xad43dd15 // ldp q21, q23, [x8, #0x70]
+	WORD $0x4fd61300 // fmla v0.2d, v24.2d, v22.d[0]
+	WORD $0x6d4459f4 // ldp d20, d22, [x15, #0x40]
+	WORD $0x4fd41333 // fmla v19.2d, v25.2d, v20.d[0]
+	WORD $0x4fd412b2 // fmla v18.2d, v21.2d, v20.d[0]
+	WORD $0x4fd412f1 // fmla v17.2d, v23.2d, v20.d[0]
+	WORD $0x4fd61330 // fmla v16.2d, v25.2d, v22.d[0]
+	WORD $0x4fd612a7 // fmla v7.2d, v21.2d, v22.d[0]
+	WORD $0x4fd612e6 // fmla v6.2d, v23.2d, v22.d[0]
+	WORD $0x6d4559f4 // ldp d20, d22, [x15, #0x50]
+	WORD $0x4fd41325 // fmla v5.2d, v25.2d, v20.d[0]
+	WORD $0x4fd412a4 // fmla v4.2d, v21.2d, v20.d[0]
+	WORD $0x4fd412e3 // fmla v3.2d, v23.2d, v20.d[0]
+	WORD $0x4fd612a1 // fmla v1.2d, v21.2d, v22.d[0]
+	WORD $0xad44d514 // ldp q20, q21, [x8, #0x90]
+	WORD $0x4fd612e0 // fmla v0.2d, v23.2d, v22.d[0]
+	WORD $0x6d465df8 // ldp d24, d23, [x15, #0x60]
+	WORD $0x4fd61322 // fmla v2.2d, v25.2d, v22.d[0]
+	WORD $0x3dc02d16 // ldr q22, [x8, #0xb0]
+	WORD $0x91030108 // add x8, x8, #0xc0
+	WORD $0x4fd81293 // fmla v19.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812b2 // fmla v18.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812d1 // fmla v17.2d, v22.2d, v24.d[0]
+	WORD $0x4fd71290 // fmla v16.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a7 // fmla v7.2d, v21.2d, v23.d[0]
+	WORD $0x4fd712c6 // fmla v6.2d, v22.2d, v23.d[0]
+	WORD $0x6d475df8 // ldp d24, d23, [x15, #0x70]
+	WORD $0x910201ef // add x15, x15, #0x80
 	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
 	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
 	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
 	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
 	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
 	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
-	WORD $0x54fffd48 // b.hi 0x5034 <k_mul_panels_64+0xb98>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54006d60 // b.eq 0x5e40 <k_mul_panels_64+0x19a4>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x5400c201 // b.ne 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0xad405554 // ldp q20, q21, [x10]
-	WORD $0xad415d56 // ldp q22, q23, [x10, #0x20]
-	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
+	WORD $0x54fff5c8 // b.hi 0x4ba0 <k_mul_panels_64+0x73c>
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400032b // b.lt 0x4d58 <k_mul_panels_64+0x8f4>
+	WORD $0x91000750 // add x16, x26, #0x1
+	WORD $0xaa0f03e1 // mov x1, x15
+	WORD $0xad405514 // ldp q20, q21, [x8]
+	WORD $0x3dc00916 // ldr q22, [x8, #0x20]
+	WORD $0x4ddfcc37 // ld1r { v23.2d }, [x1], #8
+	WORD $0xfd400038 // ldr d24, [x1]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x9100c108 // add x8, x8, #0x30
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4fd81290 // fmla v16.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a7 // fmla v7.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c6 // fmla v6.2d, v22.2d, v24.d[0]
+	WORD $0x4e77ce93 // fmla v19.2d, v20.2d, v23.2d
+	WORD $0x4e77ceb2 // fmla v18.2d, v21.2d, v23.2d
+	WORD $0x4e77ced1 // fmla v17.2d, v22.2d, v23.2d
+	WORD $0x6d415df8 // ldp d24, d23, [x15, #0x10]
+	WORD $0x910081ef // add x15, x15, #0x20
+	WORD $0x4fd81285 // fmla v5.2d, v20.2d, v24.d[0]
+	WORD $0x4fd812a4 // fmla v4.2d, v21.2d, v24.d[0]
+	WORD $0x4fd812c3 // fmla v3.2d, v22.2d, v24.d[0]
+	WORD $0x4fd71282 // fmla v2.2d, v20.2d, v23.d[0]
+	WORD $0x4fd712a1 // fmla v1.2d, v21.2d, v23.d[0]
+	WORD $0x4fd712c0 // fmla v0.2d, v22.2d, v23.d[0]
+	WORD $0x54fffd48 // b.hi 0x4cfc <k_mul_panels_64+0x898>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540080e0 // b.eq 0x5d78 <k_mul_panels_64+0x1914>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x5400d6e1 // b.ne 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0xad405594 // ldp q20, q21, [x12]
+	WORD $0xad415d96 // ldp q22, q23, [x12, #0x20]
+	WORD $0xad426598 // ldp q24, q25, [x12, #0x40]
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
 	WORD $0x4e72d6b2 // fadd v18.2d, v21.2d, v18.2d
 	WORD $0x4e71d6d1 // fadd v17.2d, v22.2d, v17.2d
 	WORD $0x4e70d6f0 // fadd v16.2d, v23.2d, v16.2d
 	WORD $0x4e67d707 // fadd v7.2d, v24.2d, v7.2d
 	WORD $0x4e66d726 // fadd v6.2d, v25.2d, v6.2d
-	WORD $0xad435554 // ldp q20, q21, [x10, #0x60]
-	WORD $0xad445d56 // ldp q22, q23, [x10, #0x80]
-	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
+	WORD $0xad435594 // ldp q20, q21, [x12, #0x60]
+	WORD $0xad445d96 // ldp q22, q23, [x12, #0x80]
+	WORD $0xad456598 // ldp q24, q25, [x12, #0xa0]
 	WORD $0x4e65d685 // fadd v5.2d, v20.2d, v5.2d
 	WORD $0x4e64d6a4 // fadd v4.2d, v21.2d, v4.2d
 	WORD $0x4e63d6c3 // fadd v3.2d, v22.2d, v3.2d
 	WORD $0x4e62d6e2 // fadd v2.2d, v23.2d, v2.2d
 	WORD $0x4e61d701 // fadd v1.2d, v24.2d, v1.2d
 	WORD $0x4e60d720 // fadd v0.2d, v25.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400bfc0 // b.eq 0x68e8 <k_mul_panels_64+0x244c>
-	WORD $0xad004953 // stp q19, q18, [x10]
-	WORD $0xad014151 // stp q17, q16, [x10, #0x20]
-	WORD $0xad021947 // stp q7, q6, [x10, #0x40]
-	WORD $0xad031145 // stp q5, q4, [x10, #0x60]
-	WORD $0xad040943 // stp q3, q2, [x10, #0x80]
-	WORD $0xad050141 // stp q1, q0, [x10, #0xa0]
-	WORD $0x17fffd3b // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54005201 // b.ne 0x5b58 <k_mul_panels_64+0x16bc>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400526a // b.ge 0x5b6c <k_mul_panels_64+0x16d0>
-	WORD $0x14000295 // b 0x5b78 <k_mul_panels_64+0x16dc>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54005841 // b.ne 0x5c38 <k_mul_panels_64+0x179c>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x540058aa // b.ge 0x5c4c <k_mul_panels_64+0x17b0>
-	WORD $0x140002c9 // b 0x5c60 <k_mul_panels_64+0x17c4>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x5158 <k_mul_panels_64+0xcbc>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540004c1 // b.ne 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400048b // b.lt 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0x54000420 // b.eq 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x540003a0 // b.eq 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000300 // b.eq 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000260 // b.eq 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x540001c0 // b.eq 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000120 // b.eq 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0x54000080 // b.eq 0x51ec <k_mul_panels_64+0xd50>
-	WORD $0xf94007ec // ldr x12, [sp, #0x8]
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x5200 <k_mul_panels_64+0xd64>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000121 // b.ne 0x5220 <k_mul_panels_64+0xd84>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400d4a0 // b.eq 0x684c <k_mul_panels_64+0x23e8>
+	WORD $0xad004993 // stp q19, q18, [x12]
+	WORD $0xad014191 // stp q17, q16, [x12, #0x20]
+	WORD $0xad021987 // stp q7, q6, [x12, #0x40]
+	WORD $0xad031185 // stp q5, q4, [x12, #0x60]
+	WORD $0xad040983 // stp q3, q2, [x12, #0x80]
+	WORD $0xad050181 // stp q1, q0, [x12, #0xa0]
+	WORD $0x17fffe1b // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ef // csetm x15, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x540001c1 // b.ne 0x4e1c <k_mul_panels_64+0x9b8>
+	WORD $0xf9405bef // ldr x15, [sp, #0xb0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x52800206 // mov w6, #0x10 // =16
+	WORD $0x9a9700a1 // csel x1, x5, x23, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01e4 // csel x4, x15, xzr, eq
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x5400056b // b.lt 0x4ec0 <k_mul_panels_64+0xa5c>
+	WORD $0x1400000f // b 0x4e54 <k_mul_panels_64+0x9f0>
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8502e1 // csel x1, x23, x5, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1a9f17f0 // cset w16, eq
+	WORD $0x9a970193 // csel x19, x12, x23, eq
+	WORD $0xd37c7e06 // ubfiz x6, x16, #4, #32
+	WORD $0xf9405bf0 // ldr x16, [sp, #0xb0]
+	WORD $0x8a1001e4 // and x4, x15, x16
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x5400038b // b.lt 0x4ec0 <k_mul_panels_64+0xa5c>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xeb07035f // cmp x26, x7
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0x6d401201 // ldp d1, d4, [x16]
+	WORD $0xad400de2 // ldp q2, q3, [x15]
+	WORD $0x9a9fc09b // csel x27, x4, xzr, gt
+	WORD $0x9a9fc0dd // csel x29, x6, xzr, gt
+	WORD $0x8b1b0021 // add x1, x1, x27
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0x8b1d0273 // add x19, x19, x29
+	WORD $0xd100135a // sub x26, x26, #0x4
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0x6d411201 // ldp d1, d4, [x16, #0x10]
+	WORD $0xad410de2 // ldp q2, q3, [x15, #0x20]
+	WORD $0x91008210 // add x16, x16, #0x20
+	WORD $0x910101ef // add x15, x15, #0x40
+	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
+	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
+	WORD $0x54fffd68 // b.hi 0x4e60 <k_mul_panels_64+0x9fc>
+	WORD $0xf94037fd // ldr x29, [sp, #0x68]
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400010b // b.lt 0x4ee4 <k_mul_panels_64+0xa80>
+	WORD $0x91000741 // add x1, x26, #0x1
+	WORD $0x3cc105e1 // ldr q1, [x15], #0x10
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0xfc408602 // ldr d2, [x16], #0x8
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
+	WORD $0x54ffff68 // b.hi 0x4ecc <k_mul_panels_64+0xa68>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54007800 // b.eq 0x5de8 <k_mul_panels_64+0x1984>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x540078a1 // b.ne 0x5e04 <k_mul_panels_64+0x19a0>
+	WORD $0x3dc00181 // ldr q1, [x12]
+	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54007860 // b.eq 0x5e0c <k_mul_panels_64+0x19a8>
+	WORD $0x140004c8 // b 0x6224 <k_mul_panels_64+0x1dc0>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ef // csetm x15, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x4f34 <k_mul_panels_64+0xad0>
+	WORD $0xf9405bef // ldr x15, [sp, #0xb0]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x52800613 // mov w19, #0x30 // =48
+	WORD $0x9a9700a6 // csel x6, x5, x23, eq
+	WORD $0xaa0c03fa // mov x26, x12
+	WORD $0x9a9f01e1 // csel x1, x15, xzr, eq
+	WORD $0x14000009 // b 0x4f54 <k_mul_panels_64+0xaf0>
+	WORD $0xf9405bf0 // ldr x16, [sp, #0xb0]
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8502e6 // csel x6, x23, x5, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x8a1001e1 // and x1, x15, x16
+	WORD $0x5280060f // mov w15, #0x30 // =48
+	WORD $0x9a97019a // csel x26, x12, x23, eq
+	WORD $0x9a9f01f3 // csel x19, x15, xzr, eq
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa0703e4 // mov x4, x7
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x540005eb // b.lt 0x502c <k_mul_panels_64+0xbc8>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0703e4 // mov x4, x7
+	WORD $0xaa1003fb // mov x27, x16
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf98000c0 // prfm pldl1keep, [x6]
+	WORD $0xf9800340 // prfm pldl1keep, [x26]
+	WORD $0xf98008c0 // prfm pldl1keep, [x6, #0x10]
+	WORD $0xeb07009f // cmp x4, x7
+	WORD $0xf9800b40 // prfm pldl1keep, [x26, #0x10]
+	WORD $0xf98010c0 // prfm pldl1keep, [x6, #0x20]
+	WORD $0x9a9fc27d // csel x29, x19, xzr, gt
+	WORD $0xf9801340 // prfm pldl1keep, [x26, #0x20]
+	WORD $0xad4011e3 // ldp q3, q4, [x15]
+	WORD $0x3dc009e5 // ldr q5, [x15, #0x20]
+	WORD $0x8b1d035a // add x26, x26, x29
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x4ddfcf66 // ld1r { v6.2d }, [x27], #8
+	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
+	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
+	WORD $0xfd400363 // ldr d3, [x27]
+	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
+	WORD $0xad4195e4 // ldp q4, q5, [x15, #0x30]
+	WORD $0x9a9fc03b // csel x27, x1, xzr, gt
+	WORD $0xf1001c9f // cmp x4, #0x7
+	WORD $0xd1001084 // sub x4, x4, #0x4
+	WORD $0x8b1b00c6 // add x6, x6, x27
+	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
+	WORD $0xad4291e6 // ldp q6, q4, [x15, #0x50]
+	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
+	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
+	WORD $0x6d411e03 // ldp d3, d7, [x16, #0x10]
+	WORD $0xad4399e5 // ldp q5, q6, [x15, #0x70]
+	WORD $0x91008210 // add x16, x16, #0x20
+	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
+	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
+	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
+	WORD $0x3dc02de5 // ldr q5, [x15, #0xb0]
+	WORD $0xad4491e3 // ldp q3, q4, [x15, #0x90]
+	WORD $0x910301ef // add x15, x15, #0xc0
+	WORD $0x4fc71062 // fmla v2.2d, v3.2d, v7.d[0]
+	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
+	WORD $0x4fc710a0 // fmla v0.2d, v5.2d, v7.d[0]
+	WORD $0x54fffb08 // b.hi 0x4f80 <k_mul_panels_64+0xb1c>
+	WORD $0xf94037fd // ldr x29, [sp, #0x68]
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x5400018b // b.lt 0x5060 <k_mul_panels_64+0xbfc>
+	WORD $0x91000481 // add x1, x4, #0x1
+	WORD $0xad4011e3 // ldp q3, q4, [x15]
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x3dc009e5 // ldr q5, [x15, #0x20]
+	WORD $0x4ddfce06 // ld1r { v6.2d }, [x16], #8
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x9100c1ef // add x15, x15, #0x30
+	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
+	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
+	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
+	WORD $0x54fffee8 // b.hi 0x5038 <k_mul_panels_64+0xbd4>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54006e20 // b.eq 0x5e28 <k_mul_panels_64+0x19c4>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54006fe1 // b.ne 0x5e68 <k_mul_panels_64+0x1a04>
+	WORD $0xad401183 // ldp q3, q4, [x12]
+	WORD $0x3dc00985 // ldr q5, [x12, #0x20]
+	WORD $0x4e60d4a0 // fadd v0.2d, v5.2d, v0.2d
+	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
+	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54006f40 // b.eq 0x5e70 <k_mul_panels_64+0x1a0c>
+	WORD $0x14000471 // b 0x6250 <k_mul_panels_64+0x1dec>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ef // csetm x15, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0x50bc <k_mul_panels_64+0xc58>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x52800206 // mov w6, #0x10 // =16
+	WORD $0x9a9700b0 // csel x16, x5, x23, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0x50dc <k_mul_panels_64+0xc78>
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8502f0 // csel x16, x23, x5, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a970193 // csel x19, x12, x23, eq
+	WORD $0xd37c7da6 // ubfiz x6, x13, #4, #32
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x8a0d01e1 // and x1, x15, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10010ff // cmp x7, #0x4
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xaa0703fa // mov x26, x7
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0a03ed // mov x13, x10
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0x540007cb // b.lt 0x5348 <k_mul_panels_64+0xeac>
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1603e7 // mov x7, x22
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0xad4055d0 // ldp q16, q21, [x14]
-	WORD $0x6d404991 // ldp d17, d18, [x12]
-	WORD $0xd10010f9 // sub x25, x7, #0x4
-	WORD $0x6d415193 // ldp d19, d20, [x12, #0x10]
-	WORD $0xf1001cff // cmp x7, #0x7
-	WORD $0x8b1d037b // add x27, x27, x29
-	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0xaa0e03ef // mov x15, x14
+	WORD $0x540008ab // b.lt 0x5220 <k_mul_panels_64+0xdbc>
+	WORD $0xaa0e03ef // mov x15, x14
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xeb03035f // cmp x26, x3
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xad4055b0 // ldp q16, q21, [x13]
+	WORD $0x6d4049f1 // ldp d17, d18, [x15]
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0x6d4151f3 // ldp d19, d20, [x15, #0x10]
+	WORD $0x9a9fc0db // csel x27, x6, xzr, gt
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0x8b1b0273 // add x19, x19, x27
 	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
 	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
-	WORD $0x6d424991 // ldp d17, d18, [x12, #0x20]
+	WORD $0xd100135a // sub x26, x26, #0x4
+	WORD $0x6d4249f1 // ldp d17, d18, [x15, #0x20]
 	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
 	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
+	WORD $0x8b1602f7 // add x23, x23, x22
 	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
-	WORD $0x6d434d91 // ldp d17, d19, [x12, #0x30]
+	WORD $0x6d434df1 // ldp d17, d19, [x15, #0x30]
 	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
-	WORD $0x6d445192 // ldp d18, d20, [x12, #0x40]
+	WORD $0x6d4451f2 // ldp d18, d20, [x15, #0x40]
 	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
 	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
-	WORD $0x6d454590 // ldp d16, d17, [x12, #0x50]
+	WORD $0x6d4545f0 // ldp d16, d17, [x15, #0x50]
 	WORD $0x4fd212a7 // fmla v7.2d, v21.2d, v18.d[0]
 	WORD $0x4fd412a6 // fmla v6.2d, v21.2d, v20.d[0]
 	WORD $0x4fd012a5 // fmla v5.2d, v21.2d, v16.d[0]
-	WORD $0x6d464990 // ldp d16, d18, [x12, #0x60]
+	WORD $0x6d4649f0 // ldp d16, d18, [x15, #0x60]
 	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
-	WORD $0x6d474d91 // ldp d17, d19, [x12, #0x70]
+	WORD $0x6d474df1 // ldp d17, d19, [x15, #0x70]
 	WORD $0x4fd012a3 // fmla v3.2d, v21.2d, v16.d[0]
 	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
 	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
 	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
-	WORD $0xad4155d0 // ldp q16, q21, [x14, #0x20]
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x6d484991 // ldp d17, d18, [x12, #0x80]
-	WORD $0x6d495193 // ldp d19, d20, [x12, #0x90]
+	WORD $0xad4155b0 // ldp q16, q21, [x13, #0x20]
+	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0x6d4849f1 // ldp d17, d18, [x15, #0x80]
+	WORD $0x6d4951f3 // ldp d19, d20, [x15, #0x90]
 	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
 	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
-	WORD $0x6d4a4991 // ldp d17, d18, [x12, #0xa0]
+	WORD $0x6d4a49f1 // ldp d17, d18, [x15, #0xa0]
 	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
 	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
 	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
-	WORD $0x6d4b4d91 // ldp d17, d19, [x12, #0xb0]
+	WORD $0x6d4b4df1 // ldp d17, d19, [x15, #0xb0]
 	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
-	WORD $0x6d4c5192 // ldp d18, d20, [x12, #0xc0]
+	WORD $0x6d4c51f2 // ldp d18, d20, [x15, #0xc0]
 	WORD $0x4fd11201 // fmla v1.2d, v16.2d, v17.d[0]
 	WORD $0x4fd31200 // fmla v0.2d, v16.2d, v19.d[0]
-	WORD $0x6d4d4590 // ldp d16, d17, [x12, #0xd0]
+	WORD $0x6d4d45f0 // ldp d16, d17, [x15, #0xd0]
 	WORD $0x4fd212a7 // fmla v7.2d, v21.2d, v18.d[0]
 	WORD $0x4fd412a6 // fmla v6.2d, v21.2d, v20.d[0]
 	WORD $0x4fd012a5 // fmla v5.2d, v21.2d, v16.d[0]
-	WORD $0x6d4e4990 // ldp d16, d18, [x12, #0xe0]
+	WORD $0x6d4e49f0 // ldp d16, d18, [x15, #0xe0]
 	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
-	WORD $0x6d4f4d91 // ldp d17, d19, [x12, #0xf0]
-	WORD $0x9104018c // add x12, x12, #0x100
+	WORD $0x6d4f4df1 // ldp d17, d19, [x15, #0xf0]
+	WORD $0x910401ef // add x15, x15, #0x100
 	WORD $0x4fd012a3 // fmla v3.2d, v21.2d, v16.d[0]
 	WORD $0x4fd212a2 // fmla v2.2d, v21.2d, v18.d[0]
 	WORD $0x4fd112a1 // fmla v1.2d, v21.2d, v17.d[0]
 	WORD $0x4fd312a0 // fmla v0.2d, v21.2d, v19.d[0]
-	WORD $0x54fff8e8 // b.hi 0x5260 <k_mul_panels_64+0xdc4>
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x5400026b // b.lt 0x5398 <k_mul_panels_64+0xefc>
-	WORD $0x91000727 // add x7, x25, #0x1
-	WORD $0x6d404991 // ldp d17, d18, [x12]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x6d415193 // ldp d19, d20, [x12, #0x10]
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
+	WORD $0x54fff828 // b.hi 0x511c <k_mul_panels_64+0xcb8>
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400026b // b.lt 0x5270 <k_mul_panels_64+0xe0c>
+	WORD $0x91000750 // add x16, x26, #0x1
+	WORD $0x6d4049f1 // ldp d17, d18, [x15]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x6d4151f3 // ldp d19, d20, [x15, #0x10]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x3cc105b0 // ldr q16, [x13], #0x10
 	WORD $0x4fd11207 // fmla v7.2d, v16.2d, v17.d[0]
 	WORD $0x4fd21206 // fmla v6.2d, v16.2d, v18.d[0]
 	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0x6d424991 // ldp d17, d18, [x12, #0x20]
+	WORD $0x6d4249f1 // ldp d17, d18, [x15, #0x20]
 	WORD $0x4fd41204 // fmla v4.2d, v16.2d, v20.d[0]
-	WORD $0x6d435193 // ldp d19, d20, [x12, #0x30]
-	WORD $0x9101018c // add x12, x12, #0x40
+	WORD $0x6d4351f3 // ldp d19, d20, [x15, #0x30]
+	WORD $0x910101ef // add x15, x15, #0x40
 	WORD $0x4fd11203 // fmla v3.2d, v16.2d, v17.d[0]
 	WORD $0x4fd21202 // fmla v2.2d, v16.2d, v18.d[0]
 	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
 	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
-	WORD $0x54fffe08 // b.hi 0x5354 <k_mul_panels_64+0xeb8>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54005e20 // b.eq 0x5f60 <k_mul_panels_64+0x1ac4>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54008041 // b.ne 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xad404550 // ldp q16, q17, [x10]
-	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
-	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
+	WORD $0x54fffe08 // b.hi 0x522c <k_mul_panels_64+0xdc8>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54006180 // b.eq 0x5ea4 <k_mul_panels_64+0x1a40>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540083c1 // b.ne 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xad404590 // ldp q16, q17, [x12]
+	WORD $0xad414d92 // ldp q18, q19, [x12, #0x20]
+	WORD $0xad425594 // ldp q20, q21, [x12, #0x40]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
-	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
+	WORD $0xad434590 // ldp q16, q17, [x12, #0x60]
 	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
 	WORD $0x4e64d664 // fadd v4.2d, v19.2d, v4.2d
 	WORD $0x4e63d683 // fadd v3.2d, v20.2d, v3.2d
 	WORD $0x4e62d6a2 // fadd v2.2d, v21.2d, v2.2d
 	WORD $0x4e61d601 // fadd v1.2d, v16.2d, v1.2d
 	WORD $0x4e60d620 // fadd v0.2d, v17.2d, v0.2d
-	WORD $0x140003f5 // b 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x53f4 <k_mul_panels_64+0xf58>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540002c1 // b.ne 0x5448 <k_mul_panels_64+0xfac>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400028b // b.lt 0x5448 <k_mul_panels_64+0xfac>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0x54000200 // b.eq 0x5448 <k_mul_panels_64+0xfac>
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x54000160 // b.eq 0x5448 <k_mul_panels_64+0xfac>
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x540000a0 // b.eq 0x5448 <k_mul_panels_64+0xfac>
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x545c <k_mul_panels_64+0xfc0>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000121 // b.ne 0x547c <k_mul_panels_64+0xfe0>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
+	WORD $0x14000411 // b 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ef // csetm x15, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0x52e0 <k_mul_panels_64+0xe7c>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x52800406 // mov w6, #0x20 // =32
+	WORD $0x9a9700b0 // csel x16, x5, x23, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0x5300 <k_mul_panels_64+0xe9c>
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8502f0 // csel x16, x23, x5, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a970193 // csel x19, x12, x23, eq
+	WORD $0xd37b7da6 // ubfiz x6, x13, #5, #32
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x8a0d01e1 // and x1, x15, x13
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xf10010ff // cmp x7, #0x4
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xaa0703fa // mov x26, x7
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa0803ee // mov x14, x8
+	WORD $0xaa0a03ed // mov x13, x10
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0x5400074b // b.lt 0x5594 <k_mul_panels_64+0x10f8>
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1603e7 // mov x7, x22
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0xf1001cff // cmp x7, #0x7
-	WORD $0xad4045d0 // ldp q16, q17, [x14]
-	WORD $0x8b1d037b // add x27, x27, x29
-	WORD $0x4ddfcf32 // ld1r { v18.2d }, [x25], #8
-	WORD $0xfd400333 // ldr d19, [x25]
-	WORD $0x6d415594 // ldp d20, d21, [x12, #0x10]
-	WORD $0xd10010f9 // sub x25, x7, #0x4
-	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
-	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
-	WORD $0xaa1903e7 // mov x7, x25
+	WORD $0xaa0e03ef // mov x15, x14
+	WORD $0x5400086b // b.lt 0x543c <k_mul_panels_64+0xfd8>
+	WORD $0xaa0e03ef // mov x15, x14
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xaa0f03e4 // mov x4, x15
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0xeb02035f // cmp x26, x2
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xad4045b0 // ldp q16, q17, [x13]
+	WORD $0x4ddfcc92 // ld1r { v18.2d }, [x4], #8
+	WORD $0x9a9fc0db // csel x27, x6, xzr, gt
+	WORD $0xfd400093 // ldr d19, [x4]
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0x8b1b0273 // add x19, x19, x27
+	WORD $0xd100135a // sub x26, x26, #0x4
 	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
 	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
-	WORD $0x6d425993 // ldp d19, d22, [x12, #0x20]
-	WORD $0x4fd41203 // fmla v3.2d, v16.2d, v20.d[0]
-	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
-	WORD $0x4fd51201 // fmla v1.2d, v16.2d, v21.d[0]
-	WORD $0xad4141d2 // ldp q18, q16, [x14, #0x20]
-	WORD $0x4fd51220 // fmla v0.2d, v17.2d, v21.d[0]
-	WORD $0x6d435191 // ldp d17, d20, [x12, #0x30]
-	WORD $0x4fd31247 // fmla v7.2d, v18.2d, v19.d[0]
-	WORD $0x4fd31206 // fmla v6.2d, v16.2d, v19.d[0]
-	WORD $0x4fd61245 // fmla v5.2d, v18.2d, v22.d[0]
-	WORD $0x6d445593 // ldp d19, d21, [x12, #0x40]
-	WORD $0x4fd11243 // fmla v3.2d, v18.2d, v17.d[0]
-	WORD $0x4fd11202 // fmla v2.2d, v16.2d, v17.d[0]
-	WORD $0x4fd41241 // fmla v1.2d, v18.2d, v20.d[0]
-	WORD $0xad4249d1 // ldp q17, q18, [x14, #0x40]
-	WORD $0x4fd61204 // fmla v4.2d, v16.2d, v22.d[0]
-	WORD $0x4fd41200 // fmla v0.2d, v16.2d, v20.d[0]
-	WORD $0x4fd31227 // fmla v7.2d, v17.2d, v19.d[0]
-	WORD $0x4fd31246 // fmla v6.2d, v18.2d, v19.d[0]
-	WORD $0x6d454d90 // ldp d16, d19, [x12, #0x50]
-	WORD $0x4fd51225 // fmla v5.2d, v17.2d, v21.d[0]
-	WORD $0x4fd51244 // fmla v4.2d, v18.2d, v21.d[0]
-	WORD $0xad4355d4 // ldp q20, q21, [x14, #0x60]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x4fd01223 // fmla v3.2d, v17.2d, v16.d[0]
-	WORD $0x4fd01242 // fmla v2.2d, v18.2d, v16.d[0]
-	WORD $0x4fd31221 // fmla v1.2d, v17.2d, v19.d[0]
-	WORD $0x6d464590 // ldp d16, d17, [x12, #0x60]
-	WORD $0x4fd31240 // fmla v0.2d, v18.2d, v19.d[0]
-	WORD $0x4fd01287 // fmla v7.2d, v20.2d, v16.d[0]
-	WORD $0x4fd012a6 // fmla v6.2d, v21.2d, v16.d[0]
-	WORD $0x4fd11285 // fmla v5.2d, v20.2d, v17.d[0]
-	WORD $0x4fd112a4 // fmla v4.2d, v21.2d, v17.d[0]
-	WORD $0x6d474590 // ldp d16, d17, [x12, #0x70]
-	WORD $0x9102018c // add x12, x12, #0x80
-	WORD $0x4fd01283 // fmla v3.2d, v20.2d, v16.d[0]
-	WORD $0x4fd012a2 // fmla v2.2d, v21.2d, v16.d[0]
-	WORD $0x4fd11281 // fmla v1.2d, v20.2d, v17.d[0]
-	WORD $0x4fd112a0 // fmla v0.2d, v21.2d, v17.d[0]
-	WORD $0x54fff968 // b.hi 0x54bc <k_mul_panels_64+0x1020>
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x5400026b // b.lt 0x55e4 <k_mul_panels_64+0x1148>
-	WORD $0x91000727 // add x7, x25, #0x1
-	WORD $0xacc145d0 // ldp q16, q17, [x14], #0x20
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4ddfcf32 // ld1r { v18.2d }, [x25], #8
-	WORD $0xfd400333 // ldr d19, [x25]
-	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x6d4151f2 // ldp d18, d20, [x15, #0x10]
 	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
 	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
-	WORD $0x6d414d94 // ldp d20, d19, [x12, #0x10]
+	WORD $0xad4155b3 // ldp q19, q21, [x13, #0x20]
+	WORD $0x4fd21203 // fmla v3.2d, v16.2d, v18.d[0]
+	WORD $0x4fd21222 // fmla v2.2d, v17.2d, v18.d[0]
+	WORD $0x4fd41201 // fmla v1.2d, v16.2d, v20.d[0]
+	WORD $0x6d4241f2 // ldp d18, d16, [x15, #0x20]
+	WORD $0x4fd41220 // fmla v0.2d, v17.2d, v20.d[0]
+	WORD $0x4fd01265 // fmla v5.2d, v19.2d, v16.d[0]
+	WORD $0x4fd012a4 // fmla v4.2d, v21.2d, v16.d[0]
+	WORD $0x6d4341f1 // ldp d17, d16, [x15, #0x30]
+	WORD $0x4fd21267 // fmla v7.2d, v19.2d, v18.d[0]
+	WORD $0x4fd212a6 // fmla v6.2d, v21.2d, v18.d[0]
+	WORD $0x4fd11263 // fmla v3.2d, v19.2d, v17.d[0]
+	WORD $0x4fd112a2 // fmla v2.2d, v21.2d, v17.d[0]
+	WORD $0xad4249b1 // ldp q17, q18, [x13, #0x40]
+	WORD $0x4fd01261 // fmla v1.2d, v19.2d, v16.d[0]
+	WORD $0x4fd012a0 // fmla v0.2d, v21.2d, v16.d[0]
+	WORD $0x6d4441f4 // ldp d20, d16, [x15, #0x40]
+	WORD $0x4fd01225 // fmla v5.2d, v17.2d, v16.d[0]
+	WORD $0x4fd01244 // fmla v4.2d, v18.2d, v16.d[0]
+	WORD $0x6d4541f3 // ldp d19, d16, [x15, #0x50]
+	WORD $0x4fd41227 // fmla v7.2d, v17.2d, v20.d[0]
+	WORD $0x4fd41246 // fmla v6.2d, v18.2d, v20.d[0]
+	WORD $0x4fd31223 // fmla v3.2d, v17.2d, v19.d[0]
+	WORD $0x4fd31242 // fmla v2.2d, v18.2d, v19.d[0]
+	WORD $0xad4351b3 // ldp q19, q20, [x13, #0x60]
+	WORD $0x4fd01221 // fmla v1.2d, v17.2d, v16.d[0]
+	WORD $0x4fd01240 // fmla v0.2d, v18.2d, v16.d[0]
+	WORD $0x6d4641f5 // ldp d21, d16, [x15, #0x60]
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0x4fd01265 // fmla v5.2d, v19.2d, v16.d[0]
+	WORD $0x4fd01284 // fmla v4.2d, v20.2d, v16.d[0]
+	WORD $0x6d4741f1 // ldp d17, d16, [x15, #0x70]
+	WORD $0x4fd51267 // fmla v7.2d, v19.2d, v21.d[0]
+	WORD $0x4fd51286 // fmla v6.2d, v20.2d, v21.d[0]
+	WORD $0x910201ef // add x15, x15, #0x80
+	WORD $0x4fd11263 // fmla v3.2d, v19.2d, v17.d[0]
+	WORD $0x4fd11282 // fmla v2.2d, v20.2d, v17.d[0]
+	WORD $0x4fd01261 // fmla v1.2d, v19.2d, v16.d[0]
+	WORD $0x4fd01280 // fmla v0.2d, v20.2d, v16.d[0]
+	WORD $0x54fff868 // b.hi 0x5340 <k_mul_panels_64+0xedc>
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x5400026b // b.lt 0x548c <k_mul_panels_64+0x1028>
+	WORD $0x91000750 // add x16, x26, #0x1
+	WORD $0xacc145b0 // ldp q16, q17, [x13], #0x20
+	WORD $0xaa0f03e1 // mov x1, x15
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x4ddfcc32 // ld1r { v18.2d }, [x1], #8
+	WORD $0xfd400033 // ldr d19, [x1]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4fd31205 // fmla v5.2d, v16.2d, v19.d[0]
+	WORD $0x4fd31224 // fmla v4.2d, v17.2d, v19.d[0]
+	WORD $0x6d414df4 // ldp d20, d19, [x15, #0x10]
 	WORD $0x4e72ce07 // fmla v7.2d, v16.2d, v18.2d
 	WORD $0x4e72ce26 // fmla v6.2d, v17.2d, v18.2d
-	WORD $0x9100818c // add x12, x12, #0x20
+	WORD $0x910081ef // add x15, x15, #0x20
 	WORD $0x4fd41203 // fmla v3.2d, v16.2d, v20.d[0]
 	WORD $0x4fd41222 // fmla v2.2d, v17.2d, v20.d[0]
 	WORD $0x4fd31201 // fmla v1.2d, v16.2d, v19.d[0]
 	WORD $0x4fd31220 // fmla v0.2d, v17.2d, v19.d[0]
-	WORD $0x54fffe08 // b.hi 0x55a0 <k_mul_panels_64+0x1104>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540051a0 // b.eq 0x601c <k_mul_panels_64+0x1b80>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54008381 // b.ne 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0xad404550 // ldp q16, q17, [x10]
-	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
-	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
+	WORD $0x54fffe08 // b.hi 0x5448 <k_mul_panels_64+0xfe4>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540056a0 // b.eq 0x5f64 <k_mul_panels_64+0x1b00>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54008901 // b.ne 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0xad404590 // ldp q16, q17, [x12]
+	WORD $0xad414d92 // ldp q18, q19, [x12, #0x20]
+	WORD $0xad425594 // ldp q20, q21, [x12, #0x40]
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
 	WORD $0x4e66d626 // fadd v6.2d, v17.2d, v6.2d
-	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
+	WORD $0xad434590 // ldp q16, q17, [x12, #0x60]
 	WORD $0x4e65d645 // fadd v5.2d, v18.2d, v5.2d
 	WORD $0x4e64d664 // fadd v4.2d, v19.2d, v4.2d
 	WORD $0x4e63d683 // fadd v3.2d, v20.2d, v3.2d
 	WORD $0x4e62d6a2 // fadd v2.2d, v21.2d, v2.2d
 	WORD $0x4e61d601 // fadd v1.2d, v16.2d, v1.2d
 	WORD $0x4e60d620 // fadd v0.2d, v17.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff7de1 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
-	WORD $0x1400040f // b 0x666c <k_mul_panels_64+0x21d0>
-	WORD $0xf940200e // ldr x14, [x0, #0x40]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54000080 // b.eq 0x564c <k_mul_panels_64+0x11b0>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540005c1 // b.ne 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400058b // b.lt 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0x54000500 // b.eq 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x54000460 // b.eq 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0xf9403feb // ldr x11, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x540003a0 // b.eq 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x540002e0 // b.eq 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x54000220 // b.eq 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x54000160 // b.eq 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0x540000a0 // b.eq 0x5700 <k_mul_panels_64+0x1264>
-	WORD $0xf94007eb // ldr x11, [sp, #0x8]
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54000080 // b.eq 0x5714 <k_mul_panels_64+0x1278>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000221 // b.ne 0x5754 <k_mul_panels_64+0x12b8>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
-	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
-	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
-	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
-	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
-	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
-	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
-	WORD $0xaa1603f9 // mov x25, x22
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff8ae1 // b.ne 0x4630 <k_mul_panels_64+0x1cc>
+	WORD $0x1400043b // b 0x65c4 <k_mul_panels_64+0x2160>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ed // csetm x13, eq
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x54000101 // b.ne 0x5508 <k_mul_panels_64+0x10a4>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0x52800601 // mov w1, #0x30 // =48
+	WORD $0x9a9700a6 // csel x6, x5, x23, eq
+	WORD $0xaa0c03ed // mov x13, x12
+	WORD $0x9a9f010f // csel x15, x8, xzr, eq
+	WORD $0x14000009 // b 0x5528 <k_mul_panels_64+0x10c4>
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a8502e6 // csel x6, x23, x5, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0x8a0801af // and x15, x13, x8
+	WORD $0x52800608 // mov w8, #0x30 // =48
+	WORD $0x9a97018d // csel x13, x12, x23, eq
+	WORD $0x9a9f0101 // csel x1, x8, xzr, eq
+	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
+	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
+	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
+	WORD $0xaa0703e8 // mov x8, x7
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0xaa0e03f3 // mov x19, x14
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0xaa1703eb // mov x11, x23
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
@@ -5627,1801 +5496,1904 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x54000c4b // b.lt 0x592c <k_mul_panels_64+0x1490>
-	WORD $0xaa1703eb // mov x11, x23
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1603e7 // mov x7, x22
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0xaa0b03f9 // mov x25, x11
-	WORD $0xf1001cff // cmp x7, #0x7
-	WORD $0xad406d9a // ldp q26, q27, [x12]
-	WORD $0x8b1d037b // add x27, x27, x29
-	WORD $0x4ddfcf38 // ld1r { v24.2d }, [x25], #8
-	WORD $0xfd400339 // ldr d25, [x25]
-	WORD $0xd10010f9 // sub x25, x7, #0x4
-	WORD $0x4fd91355 // fmla v21.2d, v26.2d, v25.d[0]
-	WORD $0x4fd91374 // fmla v20.2d, v27.2d, v25.d[0]
-	WORD $0xaa1903e7 // mov x7, x25
-	WORD $0x6d41657c // ldp d28, d25, [x11, #0x10]
+	WORD $0x5400120b // b.lt 0x57d8 <k_mul_panels_64+0x1374>
+	WORD $0xaa0e03f3 // mov x19, x14
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0xaa0703e8 // mov x8, x7
+	WORD $0xaa1303e4 // mov x4, x19
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf98000c0 // prfm pldl1keep, [x6]
+	WORD $0xf98001a0 // prfm pldl1keep, [x13]
+	WORD $0xf98008c0 // prfm pldl1keep, [x6, #0x10]
+	WORD $0xeb03011f // cmp x8, x3
+	WORD $0xf98009a0 // prfm pldl1keep, [x13, #0x10]
+	WORD $0xf98010c0 // prfm pldl1keep, [x6, #0x20]
+	WORD $0x9a9fc03b // csel x27, x1, xzr, gt
+	WORD $0xf98011a0 // prfm pldl1keep, [x13, #0x20]
+	WORD $0xad40260a // ldp q10, q9, [x16]
+	WORD $0x3dc00a08 // ldr q8, [x16, #0x20]
+	WORD $0x8b1b01ad // add x13, x13, x27
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x4ddfcc8b // ld1r { v11.2d }, [x4], #8
+	WORD $0xfd40008c // ldr d12, [x4]
+	WORD $0x9a9fc1e4 // csel x4, x15, xzr, gt
+	WORD $0xf1001d1f // cmp x8, #0x7
+	WORD $0xd1001108 // sub x8, x8, #0x4
+	WORD $0x4fcc115c // fmla v28.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc113b // fmla v27.2d, v9.2d, v12.d[0]
+	WORD $0x8b0400c6 // add x6, x6, x4
+	WORD $0x4e6bcd5f // fmla v31.2d, v10.2d, v11.2d
+	WORD $0x4e6bcd3e // fmla v30.2d, v9.2d, v11.2d
+	WORD $0x4e6bcd1d // fmla v29.2d, v8.2d, v11.2d
+	WORD $0x4fcc111a // fmla v26.2d, v8.2d, v12.d[0]
+	WORD $0x6d41326b // ldp d11, d12, [x19, #0x10]
+	WORD $0x4fcb1159 // fmla v25.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1138 // fmla v24.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1117 // fmla v23.2d, v8.2d, v11.d[0]
+	WORD $0x4fcc1156 // fmla v22.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1135 // fmla v21.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1114 // fmla v20.2d, v8.2d, v12.d[0]
+	WORD $0x6d42326b // ldp d11, d12, [x19, #0x20]
+	WORD $0x4fcb1153 // fmla v19.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1132 // fmla v18.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1111 // fmla v17.2d, v8.2d, v11.d[0]
+	WORD $0x6d43366b // ldp d11, d13, [x19, #0x30]
+	WORD $0x4fcc1150 // fmla v16.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1127 // fmla v7.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1106 // fmla v6.2d, v8.2d, v12.d[0]
+	WORD $0x4fcb1145 // fmla v5.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1124 // fmla v4.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1103 // fmla v3.2d, v8.2d, v11.d[0]
+	WORD $0x4fcd1142 // fmla v2.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd1121 // fmla v1.2d, v9.2d, v13.d[0]
+	WORD $0xad41a60a // ldp q10, q9, [x16, #0x30]
+	WORD $0x4fcd1100 // fmla v0.2d, v8.2d, v13.d[0]
+	WORD $0x6d44366c // ldp d12, d13, [x19, #0x40]
+	WORD $0xad42a20b // ldp q11, q8, [x16, #0x50]
+	WORD $0x4fcc115f // fmla v31.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc113e // fmla v30.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc117d // fmla v29.2d, v11.2d, v12.d[0]
+	WORD $0x4fcd115c // fmla v28.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd113b // fmla v27.2d, v9.2d, v13.d[0]
+	WORD $0x4fcd117a // fmla v26.2d, v11.2d, v13.d[0]
+	WORD $0x6d45366c // ldp d12, d13, [x19, #0x50]
+	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1138 // fmla v24.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1177 // fmla v23.2d, v11.2d, v12.d[0]
+	WORD $0x4fcd1156 // fmla v22.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd1135 // fmla v21.2d, v9.2d, v13.d[0]
+	WORD $0x4fcd1174 // fmla v20.2d, v11.2d, v13.d[0]
+	WORD $0x6d46366c // ldp d12, d13, [x19, #0x60]
+	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1132 // fmla v18.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1171 // fmla v17.2d, v11.2d, v12.d[0]
+	WORD $0x4fcd1150 // fmla v16.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd1127 // fmla v7.2d, v9.2d, v13.d[0]
+	WORD $0x4fcd1166 // fmla v6.2d, v11.2d, v13.d[0]
+	WORD $0x6d47366c // ldp d12, d13, [x19, #0x70]
+	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1124 // fmla v4.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1163 // fmla v3.2d, v11.2d, v12.d[0]
+	WORD $0x4fcd1142 // fmla v2.2d, v10.2d, v13.d[0]
+	WORD $0x4fcd1121 // fmla v1.2d, v9.2d, v13.d[0]
+	WORD $0xad43a60a // ldp q10, q9, [x16, #0x70]
+	WORD $0x4fcd1160 // fmla v0.2d, v11.2d, v13.d[0]
+	WORD $0x6d482e6c // ldp d12, d11, [x19, #0x80]
+	WORD $0x4fcc111f // fmla v31.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc115e // fmla v30.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc113d // fmla v29.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb111c // fmla v28.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb115b // fmla v27.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb113a // fmla v26.2d, v9.2d, v11.d[0]
+	WORD $0x6d492e6c // ldp d12, d11, [x19, #0x90]
+	WORD $0x4fcc1119 // fmla v25.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1158 // fmla v24.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1137 // fmla v23.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1116 // fmla v22.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1155 // fmla v21.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1134 // fmla v20.2d, v9.2d, v11.d[0]
+	WORD $0x6d4a2e6c // ldp d12, d11, [x19, #0xa0]
+	WORD $0x4fcc1113 // fmla v19.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1152 // fmla v18.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1131 // fmla v17.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1110 // fmla v16.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1147 // fmla v7.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1126 // fmla v6.2d, v9.2d, v11.d[0]
+	WORD $0x6d4b2e6c // ldp d12, d11, [x19, #0xb0]
+	WORD $0x4fcc1105 // fmla v5.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1144 // fmla v4.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1123 // fmla v3.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1102 // fmla v2.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1141 // fmla v1.2d, v10.2d, v11.d[0]
+	WORD $0xad44a20a // ldp q10, q8, [x16, #0x90]
+	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
+	WORD $0x6d4c2e6c // ldp d12, d11, [x19, #0xc0]
+	WORD $0x3dc02e09 // ldr q9, [x16, #0xb0]
+	WORD $0x91030210 // add x16, x16, #0xc0
+	WORD $0x4fcc115f // fmla v31.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc111e // fmla v30.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc113d // fmla v29.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb115c // fmla v28.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb111b // fmla v27.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb113a // fmla v26.2d, v9.2d, v11.d[0]
+	WORD $0x6d4d2e6c // ldp d12, d11, [x19, #0xd0]
+	WORD $0x4fcc1159 // fmla v25.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1137 // fmla v23.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1156 // fmla v22.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1134 // fmla v20.2d, v9.2d, v11.d[0]
+	WORD $0x6d4e2e6c // ldp d12, d11, [x19, #0xe0]
+	WORD $0x4fcc1153 // fmla v19.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1131 // fmla v17.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1150 // fmla v16.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1126 // fmla v6.2d, v9.2d, v11.d[0]
+	WORD $0x6d4f2e6c // ldp d12, d11, [x19, #0xf0]
+	WORD $0x91040273 // add x19, x19, #0x100
+	WORD $0x4fcc1145 // fmla v5.2d, v10.2d, v12.d[0]
+	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1123 // fmla v3.2d, v9.2d, v12.d[0]
+	WORD $0x4fcb1142 // fmla v2.2d, v10.2d, v11.d[0]
+	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1120 // fmla v0.2d, v9.2d, v11.d[0]
+	WORD $0x54ffeec8 // b.hi 0x55a8 <k_mul_panels_64+0x1144>
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540004eb // b.lt 0x5878 <k_mul_panels_64+0x1414>
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xaa1303ed // mov x13, x19
+	WORD $0xad402209 // ldp q9, q8, [x16]
+	WORD $0x3dc00a0a // ldr q10, [x16, #0x20]
+	WORD $0x4ddfcdab // ld1r { v11.2d }, [x13], #8
+	WORD $0xfd4001ac // ldr d12, [x13]
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x9100c210 // add x16, x16, #0x30
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x4fcc113c // fmla v28.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc111b // fmla v27.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc115a // fmla v26.2d, v10.2d, v12.d[0]
+	WORD $0x4e6bcd3f // fmla v31.2d, v9.2d, v11.2d
+	WORD $0x4e6bcd1e // fmla v30.2d, v8.2d, v11.2d
+	WORD $0x4e6bcd5d // fmla v29.2d, v10.2d, v11.2d
+	WORD $0x6d412e6c // ldp d12, d11, [x19, #0x10]
+	WORD $0x4fcc1139 // fmla v25.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1118 // fmla v24.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1157 // fmla v23.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1136 // fmla v22.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1115 // fmla v21.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1154 // fmla v20.2d, v10.2d, v11.d[0]
+	WORD $0x6d422e6c // ldp d12, d11, [x19, #0x20]
+	WORD $0x4fcc1133 // fmla v19.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1112 // fmla v18.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1151 // fmla v17.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1130 // fmla v16.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1107 // fmla v7.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1146 // fmla v6.2d, v10.2d, v11.d[0]
+	WORD $0x6d432e6c // ldp d12, d11, [x19, #0x30]
+	WORD $0x91010273 // add x19, x19, #0x40
+	WORD $0x4fcc1125 // fmla v5.2d, v9.2d, v12.d[0]
+	WORD $0x4fcc1104 // fmla v4.2d, v8.2d, v12.d[0]
+	WORD $0x4fcc1143 // fmla v3.2d, v10.2d, v12.d[0]
+	WORD $0x4fcb1122 // fmla v2.2d, v9.2d, v11.d[0]
+	WORD $0x4fcb1101 // fmla v1.2d, v8.2d, v11.d[0]
+	WORD $0x4fcb1140 // fmla v0.2d, v10.2d, v11.d[0]
+	WORD $0x54fffb88 // b.hi 0x57e4 <k_mul_panels_64+0x1380>
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x540039e0 // b.eq 0x5fb8 <k_mul_panels_64+0x1b54>
+	WORD $0xf1000b5f // cmp x26, #0x2
+	WORD $0x5400a9e1 // b.ne 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xad402588 // ldp q8, q9, [x12]
+	WORD $0xad412d8a // ldp q10, q11, [x12, #0x20]
+	WORD $0xad42358c // ldp q12, q13, [x12, #0x40]
+	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
+	WORD $0x4e7ed53e // fadd v30.2d, v9.2d, v30.2d
+	WORD $0x4e7dd55d // fadd v29.2d, v10.2d, v29.2d
+	WORD $0x4e7cd57c // fadd v28.2d, v11.2d, v28.2d
+	WORD $0x4e7bd59b // fadd v27.2d, v12.2d, v27.2d
+	WORD $0x4e7ad5ba // fadd v26.2d, v13.2d, v26.2d
+	WORD $0xad432588 // ldp q8, q9, [x12, #0x60]
+	WORD $0xad442d8a // ldp q10, q11, [x12, #0x80]
+	WORD $0xad45358c // ldp q12, q13, [x12, #0xa0]
+	WORD $0x4e79d519 // fadd v25.2d, v8.2d, v25.2d
+	WORD $0x4e78d538 // fadd v24.2d, v9.2d, v24.2d
+	WORD $0x4e77d557 // fadd v23.2d, v10.2d, v23.2d
+	WORD $0x4e76d576 // fadd v22.2d, v11.2d, v22.2d
+	WORD $0x4e75d595 // fadd v21.2d, v12.2d, v21.2d
+	WORD $0x4e74d5b4 // fadd v20.2d, v13.2d, v20.2d
+	WORD $0xad462588 // ldp q8, q9, [x12, #0xc0]
+	WORD $0xad472d8a // ldp q10, q11, [x12, #0xe0]
+	WORD $0xad48358c // ldp q12, q13, [x12, #0x100]
+	WORD $0x4e73d513 // fadd v19.2d, v8.2d, v19.2d
+	WORD $0x4e72d532 // fadd v18.2d, v9.2d, v18.2d
+	WORD $0x4e71d551 // fadd v17.2d, v10.2d, v17.2d
+	WORD $0x4e70d570 // fadd v16.2d, v11.2d, v16.2d
+	WORD $0x4e67d587 // fadd v7.2d, v12.2d, v7.2d
+	WORD $0x4e66d5a6 // fadd v6.2d, v13.2d, v6.2d
+	WORD $0xad492588 // ldp q8, q9, [x12, #0x120]
+	WORD $0xad4a2d8a // ldp q10, q11, [x12, #0x140]
+	WORD $0xad4b358c // ldp q12, q13, [x12, #0x160]
+	WORD $0x4e65d505 // fadd v5.2d, v8.2d, v5.2d
+	WORD $0x4e64d524 // fadd v4.2d, v9.2d, v4.2d
+	WORD $0x4e63d543 // fadd v3.2d, v10.2d, v3.2d
+	WORD $0x4e62d562 // fadd v2.2d, v11.2d, v2.2d
+	WORD $0x4e61d581 // fadd v1.2d, v12.2d, v1.2d
+	WORD $0x4e60d5a0 // fadd v0.2d, v13.2d, v0.2d
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400a560 // b.eq 0x6dcc <k_mul_panels_64+0x2968>
+	WORD $0xad00799f // stp q31, q30, [x12]
+	WORD $0xad01719d // stp q29, q28, [x12, #0x20]
+	WORD $0xad02699b // stp q27, q26, [x12, #0x40]
+	WORD $0xad036199 // stp q25, q24, [x12, #0x60]
+	WORD $0xad045997 // stp q23, q22, [x12, #0x80]
+	WORD $0xad055195 // stp q21, q20, [x12, #0xa0]
+	WORD $0xad064993 // stp q19, q18, [x12, #0xc0]
+	WORD $0xad074191 // stp q17, q16, [x12, #0xe0]
+	WORD $0xad081987 // stp q7, q6, [x12, #0x100]
+	WORD $0xad091185 // stp q5, q4, [x12, #0x120]
+	WORD $0xad0a0983 // stp q3, q2, [x12, #0x140]
+	WORD $0xad0b0181 // stp q1, q0, [x12, #0x160]
+	WORD $0x17fffb3b // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ef // csetm x15, eq
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x54000101 // b.ne 0x5984 <k_mul_panels_64+0x1520>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x52800401 // mov w1, #0x20 // =32
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f010d // csel x13, x8, xzr, eq
+	WORD $0x9a9700a8 // csel x8, x5, x23, eq
+	WORD $0x14000009 // b 0x59a4 <k_mul_panels_64+0x1540>
+	WORD $0xf10001ff // cmp x15, #0x0
+	WORD $0x9a8502e8 // csel x8, x23, x5, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a970193 // csel x19, x12, x23, eq
+	WORD $0xd37b7da1 // ubfiz x1, x13, #5, #32
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x8a0d01ed // and x13, x15, x13
+	WORD $0x6f00e414 // movi v20.2d, #0000000000000000
+	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
+	WORD $0xf10010ff // cmp x7, #0x4
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0xaa0e03e6 // mov x6, x14
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x54000d6b // b.lt 0x5ba0 <k_mul_panels_64+0x173c>
+	WORD $0xaa0e03e6 // mov x6, x14
+	WORD $0xaa0a03ef // mov x15, x10
+	WORD $0xaa0703fa // mov x26, x7
+	WORD $0xaa0603e4 // mov x4, x6
+	WORD $0xf98002e2 // prfm pldl2keep, [x23]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0xeb03035f // cmp x26, x3
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xad406dfa // ldp q26, q27, [x15]
+	WORD $0x4ddfcc98 // ld1r { v24.2d }, [x4], #8
+	WORD $0x9a9fc03b // csel x27, x1, xzr, gt
+	WORD $0xfd400099 // ldr d25, [x4]
+	WORD $0x9a9fc1a4 // csel x4, x13, xzr, gt
+	WORD $0xf1001f5f // cmp x26, #0x7
+	WORD $0x8b040108 // add x8, x8, x4
+	WORD $0x8b1b0273 // add x19, x19, x27
+	WORD $0xd100135a // sub x26, x26, #0x4
 	WORD $0x4e78cf57 // fmla v23.2d, v26.2d, v24.2d
 	WORD $0x4e78cf76 // fmla v22.2d, v27.2d, v24.2d
-	WORD $0x4fd91351 // fmla v17.2d, v26.2d, v25.d[0]
-	WORD $0x4fd91370 // fmla v16.2d, v27.2d, v25.d[0]
-	WORD $0x6d426578 // ldp d24, d25, [x11, #0x20]
+	WORD $0x8b1602f7 // add x23, x23, x22
+	WORD $0x6d4160dc // ldp d28, d24, [x6, #0x10]
+	WORD $0x4fd91355 // fmla v21.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91374 // fmla v20.2d, v27.2d, v25.d[0]
+	WORD $0x4fd81351 // fmla v17.2d, v26.2d, v24.d[0]
+	WORD $0x4fd81370 // fmla v16.2d, v27.2d, v24.d[0]
+	WORD $0x6d4260d9 // ldp d25, d24, [x6, #0x20]
 	WORD $0x4fdc1353 // fmla v19.2d, v26.2d, v28.d[0]
 	WORD $0x4fdc1372 // fmla v18.2d, v27.2d, v28.d[0]
-	WORD $0x4fd81347 // fmla v7.2d, v26.2d, v24.d[0]
-	WORD $0x4fd81366 // fmla v6.2d, v27.2d, v24.d[0]
-	WORD $0x6d437178 // ldp d24, d28, [x11, #0x30]
-	WORD $0x4fd91345 // fmla v5.2d, v26.2d, v25.d[0]
-	WORD $0x4fd91364 // fmla v4.2d, v27.2d, v25.d[0]
-	WORD $0x4fd81343 // fmla v3.2d, v26.2d, v24.d[0]
-	WORD $0x4fd81362 // fmla v2.2d, v27.2d, v24.d[0]
-	WORD $0xad416598 // ldp q24, q25, [x12, #0x20]
+	WORD $0x4fd91347 // fmla v7.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91366 // fmla v6.2d, v27.2d, v25.d[0]
+	WORD $0x6d4370d9 // ldp d25, d28, [x6, #0x30]
+	WORD $0x4fd81345 // fmla v5.2d, v26.2d, v24.d[0]
+	WORD $0x4fd81364 // fmla v4.2d, v27.2d, v24.d[0]
+	WORD $0x4fd91343 // fmla v3.2d, v26.2d, v25.d[0]
+	WORD $0x4fd91362 // fmla v2.2d, v27.2d, v25.d[0]
+	WORD $0xad4165f8 // ldp q24, q25, [x15, #0x20]
 	WORD $0x4fdc1341 // fmla v1.2d, v26.2d, v28.d[0]
-	WORD $0x6d44697d // ldp d29, d26, [x11, #0x40]
+	WORD $0x6d4468dd // ldp d29, d26, [x6, #0x40]
 	WORD $0x4fdc1360 // fmla v0.2d, v27.2d, v28.d[0]
 	WORD $0x4fda1315 // fmla v21.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1334 // fmla v20.2d, v25.2d, v26.d[0]
-	WORD $0x6d45697b // ldp d27, d26, [x11, #0x50]
+	WORD $0x6d4568db // ldp d27, d26, [x6, #0x50]
 	WORD $0x4fdd1317 // fmla v23.2d, v24.2d, v29.d[0]
 	WORD $0x4fdd1336 // fmla v22.2d, v25.2d, v29.d[0]
 	WORD $0x4fdb1313 // fmla v19.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1332 // fmla v18.2d, v25.2d, v27.d[0]
 	WORD $0x4fda1311 // fmla v17.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1330 // fmla v16.2d, v25.2d, v26.d[0]
-	WORD $0x6d46697b // ldp d27, d26, [x11, #0x60]
+	WORD $0x6d4668db // ldp d27, d26, [x6, #0x60]
 	WORD $0x4fdb1307 // fmla v7.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1326 // fmla v6.2d, v25.2d, v27.d[0]
-	WORD $0x6d47717b // ldp d27, d28, [x11, #0x70]
+	WORD $0x6d4770db // ldp d27, d28, [x6, #0x70]
 	WORD $0x4fda1305 // fmla v5.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1324 // fmla v4.2d, v25.2d, v26.d[0]
 	WORD $0x4fdb1303 // fmla v3.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1322 // fmla v2.2d, v25.2d, v27.d[0]
-	WORD $0xad426d9a // ldp q26, q27, [x12, #0x40]
+	WORD $0xad426dfa // ldp q26, q27, [x15, #0x40]
 	WORD $0x4fdc1301 // fmla v1.2d, v24.2d, v28.d[0]
-	WORD $0x6d48617d // ldp d29, d24, [x11, #0x80]
+	WORD $0x6d4860dd // ldp d29, d24, [x6, #0x80]
 	WORD $0x4fdc1320 // fmla v0.2d, v25.2d, v28.d[0]
 	WORD $0x4fd81355 // fmla v21.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81374 // fmla v20.2d, v27.2d, v24.d[0]
-	WORD $0x6d496179 // ldp d25, d24, [x11, #0x90]
+	WORD $0x6d4960d9 // ldp d25, d24, [x6, #0x90]
 	WORD $0x4fdd1357 // fmla v23.2d, v26.2d, v29.d[0]
 	WORD $0x4fdd1376 // fmla v22.2d, v27.2d, v29.d[0]
 	WORD $0x4fd91353 // fmla v19.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91372 // fmla v18.2d, v27.2d, v25.d[0]
 	WORD $0x4fd81351 // fmla v17.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81370 // fmla v16.2d, v27.2d, v24.d[0]
-	WORD $0x6d4a6179 // ldp d25, d24, [x11, #0xa0]
+	WORD $0x6d4a60d9 // ldp d25, d24, [x6, #0xa0]
 	WORD $0x4fd91347 // fmla v7.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91366 // fmla v6.2d, v27.2d, v25.d[0]
+	WORD $0x6d4b70d9 // ldp d25, d28, [x6, #0xb0]
 	WORD $0x4fd81345 // fmla v5.2d, v26.2d, v24.d[0]
 	WORD $0x4fd81364 // fmla v4.2d, v27.2d, v24.d[0]
-	WORD $0x6d4b6179 // ldp d25, d24, [x11, #0xb0]
 	WORD $0x4fd91343 // fmla v3.2d, v26.2d, v25.d[0]
 	WORD $0x4fd91362 // fmla v2.2d, v27.2d, v25.d[0]
-	WORD $0xad437199 // ldp q25, q28, [x12, #0x60]
-	WORD $0x4fd81341 // fmla v1.2d, v26.2d, v24.d[0]
-	WORD $0x4fd81360 // fmla v0.2d, v27.2d, v24.d[0]
-	WORD $0x6d4c617d // ldp d29, d24, [x11, #0xc0]
-	WORD $0x9102018c // add x12, x12, #0x80
-	WORD $0x4fd81335 // fmla v21.2d, v25.2d, v24.d[0]
-	WORD $0x4fd81394 // fmla v20.2d, v28.2d, v24.d[0]
-	WORD $0x6d4d617a // ldp d26, d24, [x11, #0xd0]
+	WORD $0xad4361f9 // ldp q25, q24, [x15, #0x60]
+	WORD $0x4fdc1341 // fmla v1.2d, v26.2d, v28.d[0]
+	WORD $0x6d4c68dd // ldp d29, d26, [x6, #0xc0]
+	WORD $0x4fdc1360 // fmla v0.2d, v27.2d, v28.d[0]
+	WORD $0x910201ef // add x15, x15, #0x80
+	WORD $0x4fda1335 // fmla v21.2d, v25.2d, v26.d[0]
+	WORD $0x4fda1314 // fmla v20.2d, v24.2d, v26.d[0]
+	WORD $0x6d4d68db // ldp d27, d26, [x6, #0xd0]
 	WORD $0x4fdd1337 // fmla v23.2d, v25.2d, v29.d[0]
-	WORD $0x4fdd1396 // fmla v22.2d, v28.2d, v29.d[0]
-	WORD $0x4fda1333 // fmla v19.2d, v25.2d, v26.d[0]
-	WORD $0x4fda1392 // fmla v18.2d, v28.2d, v26.d[0]
-	WORD $0x4fd81331 // fmla v17.2d, v25.2d, v24.d[0]
-	WORD $0x4fd81390 // fmla v16.2d, v28.2d, v24.d[0]
-	WORD $0x6d4e617a // ldp d26, d24, [x11, #0xe0]
-	WORD $0x4fda1327 // fmla v7.2d, v25.2d, v26.d[0]
-	WORD $0x4fda1386 // fmla v6.2d, v28.2d, v26.d[0]
-	WORD $0x4fd81325 // fmla v5.2d, v25.2d, v24.d[0]
-	WORD $0x4fd81384 // fmla v4.2d, v28.2d, v24.d[0]
-	WORD $0x6d4f617a // ldp d26, d24, [x11, #0xf0]
-	WORD $0x9104016b // add x11, x11, #0x100
-	WORD $0x4fda1323 // fmla v3.2d, v25.2d, v26.d[0]
-	WORD $0x4fda1382 // fmla v2.2d, v28.2d, v26.d[0]
-	WORD $0x4fd81321 // fmla v1.2d, v25.2d, v24.d[0]
-	WORD $0x4fd81380 // fmla v0.2d, v28.2d, v24.d[0]
-	WORD $0x54fff468 // b.hi 0x57b4 <k_mul_panels_64+0x1318>
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x540003ab // b.lt 0x59a4 <k_mul_panels_64+0x1508>
-	WORD $0x91000727 // add x7, x25, #0x1
-	WORD $0xacc16598 // ldp q24, q25, [x12], #0x20
-	WORD $0xaa0b03f9 // mov x25, x11
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x4ddfcf3a // ld1r { v26.2d }, [x25], #8
-	WORD $0xfd40033b // ldr d27, [x25]
-	WORD $0xf10004ff // cmp x7, #0x1
+	WORD $0x4fdd1316 // fmla v22.2d, v24.2d, v29.d[0]
+	WORD $0x4fdb1333 // fmla v19.2d, v25.2d, v27.d[0]
+	WORD $0x4fdb1312 // fmla v18.2d, v24.2d, v27.d[0]
+	WORD $0x4fda1331 // fmla v17.2d, v25.2d, v26.d[0]
+	WORD $0x4fda1310 // fmla v16.2d, v24.2d, v26.d[0]
+	WORD $0x6d4e68db // ldp d27, d26, [x6, #0xe0]
+	WORD $0x4fdb1327 // fmla v7.2d, v25.2d, v27.d[0]
+	WORD $0x4fdb1306 // fmla v6.2d, v24.2d, v27.d[0]
+	WORD $0x4fda1325 // fmla v5.2d, v25.2d, v26.d[0]
+	WORD $0x4fda1304 // fmla v4.2d, v24.2d, v26.d[0]
+	WORD $0x6d4f68db // ldp d27, d26, [x6, #0xf0]
+	WORD $0x910400c6 // add x6, x6, #0x100
+	WORD $0x4fdb1323 // fmla v3.2d, v25.2d, v27.d[0]
+	WORD $0x4fdb1302 // fmla v2.2d, v24.2d, v27.d[0]
+	WORD $0x4fda1321 // fmla v1.2d, v25.2d, v26.d[0]
+	WORD $0x4fda1300 // fmla v0.2d, v24.2d, v26.d[0]
+	WORD $0x54fff368 // b.hi 0x5a04 <k_mul_panels_64+0x15a0>
+	WORD $0xf9404bfb // ldr x27, [sp, #0x90]
+	WORD $0xf100075f // cmp x26, #0x1
+	WORD $0x540003ab // b.lt 0x5c18 <k_mul_panels_64+0x17b4>
+	WORD $0x91000748 // add x8, x26, #0x1
+	WORD $0xacc165f8 // ldp q24, q25, [x15], #0x20
+	WORD $0xaa0603ed // mov x13, x6
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x4ddfcdba // ld1r { v26.2d }, [x13], #8
+	WORD $0xfd4001bb // ldr d27, [x13]
+	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x4fdb1315 // fmla v21.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1334 // fmla v20.2d, v25.2d, v27.d[0]
-	WORD $0x6d416d7c // ldp d28, d27, [x11, #0x10]
+	WORD $0x6d416cdc // ldp d28, d27, [x6, #0x10]
 	WORD $0x4e7acf17 // fmla v23.2d, v24.2d, v26.2d
 	WORD $0x4e7acf36 // fmla v22.2d, v25.2d, v26.2d
 	WORD $0x4fdb1311 // fmla v17.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1330 // fmla v16.2d, v25.2d, v27.d[0]
-	WORD $0x6d426d7a // ldp d26, d27, [x11, #0x20]
+	WORD $0x6d426cda // ldp d26, d27, [x6, #0x20]
 	WORD $0x4fdc1313 // fmla v19.2d, v24.2d, v28.d[0]
 	WORD $0x4fdc1332 // fmla v18.2d, v25.2d, v28.d[0]
 	WORD $0x4fda1307 // fmla v7.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1326 // fmla v6.2d, v25.2d, v26.d[0]
 	WORD $0x4fdb1305 // fmla v5.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1324 // fmla v4.2d, v25.2d, v27.d[0]
-	WORD $0x6d436d7a // ldp d26, d27, [x11, #0x30]
-	WORD $0x9101016b // add x11, x11, #0x40
+	WORD $0x6d436cda // ldp d26, d27, [x6, #0x30]
+	WORD $0x910100c6 // add x6, x6, #0x40
 	WORD $0x4fda1303 // fmla v3.2d, v24.2d, v26.d[0]
 	WORD $0x4fda1322 // fmla v2.2d, v25.2d, v26.d[0]
 	WORD $0x4fdb1301 // fmla v1.2d, v24.2d, v27.d[0]
 	WORD $0x4fdb1320 // fmla v0.2d, v25.2d, v27.d[0]
-	WORD $0x54fffcc8 // b.hi 0x5938 <k_mul_panels_64+0x149c>
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54003980 // b.eq 0x60d8 <k_mul_panels_64+0x1c3c>
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x5400bc01 // b.ne 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xad406558 // ldp q24, q25, [x10]
-	WORD $0xad416d5a // ldp q26, q27, [x10, #0x20]
-	WORD $0xad44755c // ldp q28, q29, [x10, #0x80]
+	WORD $0x54fffcc8 // b.hi 0x5bac <k_mul_panels_64+0x1748>
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54002060 // b.eq 0x6028 <k_mul_panels_64+0x1bc4>
+	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x5400a481 // b.ne 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xad406598 // ldp q24, q25, [x12]
+	WORD $0xad416d9a // ldp q26, q27, [x12, #0x20]
+	WORD $0xad44759c // ldp q28, q29, [x12, #0x80]
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
 	WORD $0x4e76d736 // fadd v22.2d, v25.2d, v22.2d
 	WORD $0x4e75d755 // fadd v21.2d, v26.2d, v21.2d
 	WORD $0x4e74d774 // fadd v20.2d, v27.2d, v20.2d
-	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
+	WORD $0xad426598 // ldp q24, q25, [x12, #0x40]
 	WORD $0x4e67d787 // fadd v7.2d, v28.2d, v7.2d
-	WORD $0xad436d5a // ldp q26, q27, [x10, #0x60]
+	WORD $0xad436d9a // ldp q26, q27, [x12, #0x60]
 	WORD $0x4e66d7a6 // fadd v6.2d, v29.2d, v6.2d
-	WORD $0xad47755c // ldp q28, q29, [x10, #0xe0]
+	WORD $0xad47759c // ldp q28, q29, [x12, #0xe0]
 	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
 	WORD $0x4e72d732 // fadd v18.2d, v25.2d, v18.2d
 	WORD $0x4e71d751 // fadd v17.2d, v26.2d, v17.2d
 	WORD $0x4e70d770 // fadd v16.2d, v27.2d, v16.2d
-	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
+	WORD $0xad456598 // ldp q24, q25, [x12, #0xa0]
 	WORD $0x4e61d781 // fadd v1.2d, v28.2d, v1.2d
-	WORD $0xad466d5a // ldp q26, q27, [x10, #0xc0]
+	WORD $0xad466d9a // ldp q26, q27, [x12, #0xc0]
 	WORD $0x4e60d7a0 // fadd v0.2d, v29.2d, v0.2d
 	WORD $0x4e65d705 // fadd v5.2d, v24.2d, v5.2d
 	WORD $0x4e64d724 // fadd v4.2d, v25.2d, v4.2d
 	WORD $0x4e63d743 // fadd v3.2d, v26.2d, v3.2d
 	WORD $0x4e62d762 // fadd v2.2d, v27.2d, v2.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x5400b900 // b.eq 0x713c <k_mul_panels_64+0x2ca0>
-	WORD $0xad005957 // stp q23, q22, [x10]
-	WORD $0xad015155 // stp q21, q20, [x10, #0x20]
-	WORD $0xad024953 // stp q19, q18, [x10, #0x40]
-	WORD $0xad034151 // stp q17, q16, [x10, #0x60]
-	WORD $0xad041947 // stp q7, q6, [x10, #0x80]
-	WORD $0xad051145 // stp q5, q4, [x10, #0xa0]
-	WORD $0xad060943 // stp q3, q2, [x10, #0xc0]
-	WORD $0xad070141 // stp q1, q0, [x10, #0xe0]
-	WORD $0x17fffaee // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000a1 // b.ne 0x5a60 <k_mul_panels_64+0x15c4>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400006b // b.lt 0x5a60 <k_mul_panels_64+0x15c4>
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x5a74 <k_mul_panels_64+0x15d8>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000061 // b.ne 0x5a7c <k_mul_panels_64+0x15e0>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0xaa1603f9 // mov x25, x22
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0x5400038b // b.lt 0x5b04 <k_mul_panels_64+0x1668>
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1603e7 // mov x7, x22
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0xf1001cff // cmp x7, #0x7
-	WORD $0xad400dc2 // ldp q2, q3, [x14]
-	WORD $0x8b1d037b // add x27, x27, x29
-	WORD $0x4ddfcf24 // ld1r { v4.2d }, [x25], #8
-	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
-	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0xfd400324 // ldr d4, [x25]
-	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
-	WORD $0xd10010f9 // sub x25, x7, #0x4
-	WORD $0xaa1903e7 // mov x7, x25
-	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
-	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0xad420dc2 // ldp q2, q3, [x14, #0x40]
-	WORD $0x6d411584 // ldp d4, d5, [x12, #0x10]
-	WORD $0x9100818c // add x12, x12, #0x20
-	WORD $0x4fc41041 // fmla v1.2d, v2.2d, v4.d[0]
-	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0xad430dc2 // ldp q2, q3, [x14, #0x60]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x4fc51041 // fmla v1.2d, v2.2d, v5.d[0]
-	WORD $0x4fc51060 // fmla v0.2d, v3.2d, v5.d[0]
-	WORD $0x54fffd28 // b.hi 0x5aa4 <k_mul_panels_64+0x1608>
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x5400012b // b.lt 0x5b2c <k_mul_panels_64+0x1690>
-	WORD $0x91000727 // add x7, x25, #0x1
-	WORD $0xacc10dc2 // ldp q2, q3, [x14], #0x20
-	WORD $0x4ddfcd84 // ld1r { v4.2d }, [x12], #8
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4e64cc41 // fmla v1.2d, v2.2d, v4.2d
-	WORD $0x4e64cc60 // fmla v0.2d, v3.2d, v4.2d
-	WORD $0x54ffff48 // b.hi 0x5b10 <k_mul_panels_64+0x1674>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540015c0 // b.eq 0x5de8 <k_mul_panels_64+0x194c>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540016e1 // b.ne 0x5e14 <k_mul_panels_64+0x1978>
-	WORD $0xad400d42 // ldp q2, q3, [x10]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400a180 // b.eq 0x70c0 <k_mul_panels_64+0x2c5c>
+	WORD $0xad005997 // stp q23, q22, [x12]
+	WORD $0xad015195 // stp q21, q20, [x12, #0x20]
+	WORD $0xad024993 // stp q19, q18, [x12, #0x40]
+	WORD $0xad034191 // stp q17, q16, [x12, #0x60]
+	WORD $0xad041987 // stp q7, q6, [x12, #0x80]
+	WORD $0xad051185 // stp q5, q4, [x12, #0xa0]
+	WORD $0xad060983 // stp q3, q2, [x12, #0xc0]
+	WORD $0xad070181 // stp q1, q0, [x12, #0xe0]
+	WORD $0x17fffa63 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54001f0b // b.lt 0x60a0 <k_mul_panels_64+0x1c3c>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54001fed // b.le 0x60c4 <k_mul_panels_64+0x1c60>
+	WORD $0xaa0503ed // mov x13, x5
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x3cc105a2 // ldr q2, [x13], #0x10
 	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x4e60d460 // fadd v0.2d, v3.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54001680 // b.eq 0x5e20 <k_mul_panels_64+0x1984>
-	WORD $0x140001cd // b 0x6288 <k_mul_panels_64+0x1dec>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x54000081 // b.ne 0x5b70 <k_mul_panels_64+0x16d4>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400004b // b.lt 0x5b70 <k_mul_panels_64+0x16d4>
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x5b84 <k_mul_panels_64+0x16e8>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000041 // b.ne 0x5b88 <k_mul_panels_64+0x16ec>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0xaa1603f9 // mov x25, x22
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0x5400028b // b.lt 0x5bec <k_mul_panels_64+0x1750>
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1603e7 // mov x7, x22
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0x6d401181 // ldp d1, d4, [x12]
-	WORD $0xad400dc2 // ldp q2, q3, [x14]
-	WORD $0xd10010f9 // sub x25, x7, #0x4
-	WORD $0xf1001cff // cmp x7, #0x7
-	WORD $0x8b1d037b // add x27, x27, x29
-	WORD $0xaa1903e7 // mov x7, x25
-	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
-	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0x6d411181 // ldp d1, d4, [x12, #0x10]
-	WORD $0xad410dc2 // ldp q2, q3, [x14, #0x20]
-	WORD $0x9100818c // add x12, x12, #0x20
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x4fc11040 // fmla v0.2d, v2.2d, v1.d[0]
-	WORD $0x4fc41060 // fmla v0.2d, v3.2d, v4.d[0]
-	WORD $0x54fffe28 // b.hi 0x5bac <k_mul_panels_64+0x1710>
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x5400010b // b.lt 0x5c10 <k_mul_panels_64+0x1774>
-	WORD $0x91000727 // add x7, x25, #0x1
-	WORD $0x3cc105c1 // ldr q1, [x14], #0x10
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0xfc408582 // ldr d2, [x12], #0x8
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x4fc21020 // fmla v0.2d, v1.2d, v2.d[0]
-	WORD $0x54ffff68 // b.hi 0x5bf8 <k_mul_panels_64+0x175c>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540014c0 // b.eq 0x5eac <k_mul_panels_64+0x1a10>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54001541 // b.ne 0x5ec4 <k_mul_panels_64+0x1a28>
-	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54001500 // b.eq 0x5ed0 <k_mul_panels_64+0x1a34>
-	WORD $0x140001a9 // b 0x62d8 <k_mul_panels_64+0x1e3c>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540000c1 // b.ne 0x5c58 <k_mul_panels_64+0x17bc>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400008b // b.lt 0x5c58 <k_mul_panels_64+0x17bc>
-	WORD $0xf9800200 // prfm pldl1keep, [x16]
-	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
-	WORD $0xf9801200 // prfm pldl1keep, [x16, #0x20]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x5c6c <k_mul_panels_64+0x17d0>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000081 // b.ne 0x5c78 <k_mul_panels_64+0x17dc>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xaa1603f9 // mov x25, x22
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0x5400046b // b.lt 0x5d20 <k_mul_panels_64+0x1884>
-	WORD $0xaa1703ec // mov x12, x23
-	WORD $0xaa0803ee // mov x14, x8
-	WORD $0xaa1603e7 // mov x7, x22
-	WORD $0xaa0c03f9 // mov x25, x12
-	WORD $0xf9800362 // prfm pldl2keep, [x27]
-	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
-	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xf1001cff // cmp x7, #0x7
-	WORD $0x4ddfcf26 // ld1r { v6.2d }, [x25], #8
-	WORD $0x8b1d037b // add x27, x27, x29
-	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
-	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
-	WORD $0xfd400323 // ldr d3, [x25]
-	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
-	WORD $0xad4195c4 // ldp q4, q5, [x14, #0x30]
-	WORD $0xd10010f9 // sub x25, x7, #0x4
-	WORD $0xaa1903e7 // mov x7, x25
-	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
-	WORD $0xad4291c6 // ldp q6, q4, [x14, #0x50]
-	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
-	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
-	WORD $0x6d411d83 // ldp d3, d7, [x12, #0x10]
-	WORD $0xad4399c5 // ldp q5, q6, [x14, #0x70]
-	WORD $0x9100818c // add x12, x12, #0x20
-	WORD $0x4fc31082 // fmla v2.2d, v4.2d, v3.d[0]
-	WORD $0x4fc310a1 // fmla v1.2d, v5.2d, v3.d[0]
-	WORD $0x4fc310c0 // fmla v0.2d, v6.2d, v3.d[0]
-	WORD $0x3dc02dc5 // ldr q5, [x14, #0xb0]
-	WORD $0xad4491c3 // ldp q3, q4, [x14, #0x90]
-	WORD $0x910301ce // add x14, x14, #0xc0
-	WORD $0x4fc71062 // fmla v2.2d, v3.2d, v7.d[0]
-	WORD $0x4fc71081 // fmla v1.2d, v4.2d, v7.d[0]
-	WORD $0x4fc710a0 // fmla v0.2d, v5.2d, v7.d[0]
-	WORD $0x54fffc48 // b.hi 0x5ca4 <k_mul_panels_64+0x1808>
-	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x5400018b // b.lt 0x5d54 <k_mul_panels_64+0x18b8>
-	WORD $0x91000727 // add x7, x25, #0x1
-	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xd10004e7 // sub x7, x7, #0x1
-	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
-	WORD $0x4ddfcd86 // ld1r { v6.2d }, [x12], #8
-	WORD $0xf10004ff // cmp x7, #0x1
-	WORD $0x9100c1ce // add x14, x14, #0x30
-	WORD $0x4e66cc62 // fmla v2.2d, v3.2d, v6.2d
-	WORD $0x4e66cc81 // fmla v1.2d, v4.2d, v6.2d
-	WORD $0x4e66cca0 // fmla v0.2d, v5.2d, v6.2d
-	WORD $0x54fffee8 // b.hi 0x5d2c <k_mul_panels_64+0x1890>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000c80 // b.eq 0x5ee8 <k_mul_panels_64+0x1a4c>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000e21 // b.ne 0x5f24 <k_mul_panels_64+0x1a88>
-	WORD $0xad401143 // ldp q3, q4, [x10]
-	WORD $0x3dc00945 // ldr q5, [x10, #0x20]
-	WORD $0x4e60d4a0 // fadd v0.2d, v5.2d, v0.2d
-	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000d80 // b.eq 0x5f30 <k_mul_panels_64+0x1a94>
-	WORD $0x14000161 // b 0x6308 <k_mul_panels_64+0x1e6c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540021ab // b.lt 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54001f4b // b.lt 0x617c <k_mul_panels_64+0x1ce0>
-	WORD $0x3dc00204 // ldr q4, [x16]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
-	WORD $0x540020e0 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xd37df0cb // lsl x11, x6, #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x3ceb6a04 // ldr q4, [x16, x11]
-	WORD $0x4e62d482 // fadd v2.2d, v4.2d, v2.2d
-	WORD $0x54002040 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0x3ce67a04 // ldr q4, [x16, x6, lsl #4]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
-	WORD $0x54001fc0 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x54001f0d // b.le 0x61b8 <k_mul_panels_64+0x1d1c>
-	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x4e60d480 // fadd v0.2d, v4.2d, v0.2d
-	WORD $0x140000f7 // b 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54001b0b // b.lt 0x614c <k_mul_panels_64+0x1cb0>
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x5400236d // b.le 0x6260 <k_mul_panels_64+0x1dc4>
-	WORD $0xaa1003eb // mov x11, x16
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x3cc10562 // ldr q2, [x11], #0x10
-	WORD $0x4e61d441 // fadd v1.2d, v2.2d, v1.2d
-	WORD $0x54002369 // b.ls 0x6274 <k_mul_panels_64+0x1dd8>
-	WORD $0x3dc00162 // ldr q2, [x11]
+	WORD $0x54001fe9 // b.ls 0x60d8 <k_mul_panels_64+0x1c74>
+	WORD $0x3dc001a2 // ldr q2, [x13]
 	WORD $0x4e60d440 // fadd v0.2d, v2.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54002361 // b.ne 0x6288 <k_mul_panels_64+0x1dec>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff3eab // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x540017ed // b.le 0x6128 <k_mul_panels_64+0x1c8c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x3c810601 // str q1, [x16], #0x10
-	WORD $0x540017c9 // b.ls 0x6130 <k_mul_panels_64+0x1c94>
-	WORD $0x14000029 // b 0x5ee0 <k_mul_panels_64+0x1a44>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540054cb // b.lt 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400222b // b.lt 0x6290 <k_mul_panels_64+0x1df4>
-	WORD $0x3dc00214 // ldr q20, [x16]
-	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001fe1 // b.ne 0x60e8 <k_mul_panels_64+0x1c84>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff4a4b // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54001bed // b.le 0x607c <k_mul_panels_64+0x1c18>
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x3c8104a1 // str q1, [x5], #0x10
+	WORD $0x54001bc9 // b.ls 0x6084 <k_mul_panels_64+0x1c20>
+	WORD $0x14000044 // b 0x5e20 <k_mul_panels_64+0x19bc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x540020cb // b.lt 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x54001e6b // b.lt 0x60f0 <k_mul_panels_64+0x1c8c>
+	WORD $0x3dc000a4 // ldr q4, [x5]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x4e63d483 // fadd v3.2d, v4.2d, v3.2d
+	WORD $0x54002000 // b.eq 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x3ced68a4 // ldr q4, [x5, x13]
+	WORD $0x4e62d482 // fadd v2.2d, v4.2d, v2.2d
+	WORD $0x54001f60 // b.eq 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0x3ce878a4 // ldr q4, [x5, x8, lsl #4]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x4e61d481 // fadd v1.2d, v4.2d, v1.2d
+	WORD $0x54001ee0 // b.eq 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0x54001e2d // b.le 0x612c <k_mul_panels_64+0x1cc8>
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0x4e60d480 // fadd v0.2d, v4.2d, v0.2d
+	WORD $0x140000f0 // b 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x5400562b // b.lt 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x540022cb // b.lt 0x61dc <k_mul_panels_64+0x1d78>
+	WORD $0x3dc000b4 // ldr q20, [x5]
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0xf100113f // cmp x9, #0x4
 	WORD $0x4e73d693 // fadd v19.2d, v20.2d, v19.2d
-	WORD $0x54003903 // b.lo 0x657c <k_mul_panels_64+0x20e0>
-	WORD $0x3dc00614 // ldr q20, [x16, #0x10]
-	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x540039e3 // b.lo 0x64d4 <k_mul_panels_64+0x2070>
+	WORD $0x3dc004b4 // ldr q20, [x5, #0x10]
+	WORD $0xf100153f // cmp x9, #0x5
 	WORD $0x4e72d692 // fadd v18.2d, v20.2d, v18.2d
-	WORD $0x54004ec9 // b.ls 0x6844 <k_mul_panels_64+0x23a8>
-	WORD $0x3dc00a14 // ldr q20, [x16, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54005009 // b.ls 0x67a8 <k_mul_panels_64+0x2344>
+	WORD $0x3dc008b4 // ldr q20, [x5, #0x20]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e71d691 // fadd v17.2d, v20.2d, v17.2d
-	WORD $0x54005300 // b.eq 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0xad405574 // ldp q20, q21, [x11]
-	WORD $0x3dc00976 // ldr q22, [x11, #0x20]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x54005440 // b.eq 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0x8b0d0ca8 // add x8, x5, x13, lsl #3
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xad405514 // ldp q20, q21, [x8]
+	WORD $0x3dc00916 // ldr q22, [x8, #0x20]
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e66d6c6 // fadd v6.2d, v22.2d, v6.2d
 	WORD $0x4e70d690 // fadd v16.2d, v20.2d, v16.2d
 	WORD $0x4e67d6a7 // fadd v7.2d, v21.2d, v7.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54003901 // b.ne 0x65c4 <k_mul_panels_64+0x2128>
-	WORD $0x1400028d // b 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400156b // b.lt 0x615c <k_mul_panels_64+0x1cc0>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400206b // b.lt 0x62c4 <k_mul_panels_64+0x1e28>
-	WORD $0x3dc00201 // ldr q1, [x16]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x540039e1 // b.ne 0x651c <k_mul_panels_64+0x20b8>
+	WORD $0x14000297 // b 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540015eb // b.lt 0x60ac <k_mul_panels_64+0x1c48>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x540020eb // b.lt 0x6214 <k_mul_panels_64+0x1db0>
+	WORD $0x3dc000a1 // ldr q1, [x5]
 	WORD $0x4e60d420 // fadd v0.2d, v1.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54002061 // b.ne 0x62d8 <k_mul_panels_64+0x1e3c>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff392b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540012ab // b.lt 0x6130 <k_mul_panels_64+0x1c94>
-	WORD $0x3d800200 // str q0, [x16]
-	WORD $0x17fff9c5 // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x5400140b // b.lt 0x616c <k_mul_panels_64+0x1cd0>
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x54001f6d // b.le 0x62e0 <k_mul_panels_64+0x1e44>
-	WORD $0x3dc00203 // ldr q3, [x16]
-	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540020e1 // b.ne 0x6224 <k_mul_panels_64+0x1dc0>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff416b // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x5400134b // b.lt 0x6084 <k_mul_panels_64+0x1c20>
+	WORD $0x3d8000a0 // str q0, [x5]
+	WORD $0x17fffa07 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5400144b // b.lt 0x60b8 <k_mul_panels_64+0x1c54>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x54001fad // b.le 0x622c <k_mul_panels_64+0x1dc8>
+	WORD $0x3dc000a3 // ldr q3, [x5]
+	WORD $0xf1000d3f // cmp x9, #0x3
 	WORD $0x4e62d462 // fadd v2.2d, v3.2d, v2.2d
-	WORD $0x54001f29 // b.ls 0x62e8 <k_mul_panels_64+0x1e4c>
-	WORD $0x3dc00603 // ldr q3, [x16, #0x10]
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x9100820b // add x11, x16, #0x20
+	WORD $0x54001f69 // b.ls 0x6234 <k_mul_panels_64+0x1dd0>
+	WORD $0x3dc004a3 // ldr q3, [x5, #0x10]
+	WORD $0xf100153f // cmp x9, #0x5
+	WORD $0x910080ad // add x13, x5, #0x20
 	WORD $0x4e61d461 // fadd v1.2d, v3.2d, v1.2d
-	WORD $0x54001ee9 // b.ls 0x62f4 <k_mul_panels_64+0x1e58>
-	WORD $0x3dc00163 // ldr q3, [x11]
+	WORD $0x54001f29 // b.ls 0x6240 <k_mul_panels_64+0x1ddc>
+	WORD $0x3dc001a3 // ldr q3, [x13]
 	WORD $0x4e60d460 // fadd v0.2d, v3.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54001ee1 // b.ne 0x6308 <k_mul_panels_64+0x1e6c>
-	WORD $0xf100045f // cmp x2, #0x1
-	WORD $0x54ff362b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x54000fed // b.le 0x6138 <k_mul_panels_64+0x1c9c>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x3d800202 // str q2, [x16]
-	WORD $0x54000fa9 // b.ls 0x613c <k_mul_panels_64+0x1ca0>
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x9100820b // add x11, x16, #0x20
-	WORD $0x3d800601 // str q1, [x16, #0x10]
-	WORD $0x540015e8 // b.hi 0x6214 <k_mul_panels_64+0x1d78>
-	WORD $0x140000bf // b 0x6258 <k_mul_panels_64+0x1dbc>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400224b // b.lt 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54001d4b // b.lt 0x6314 <k_mul_panels_64+0x1e78>
-	WORD $0x3dc00210 // ldr q16, [x16]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001f21 // b.ne 0x6250 <k_mul_panels_64+0x1dec>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff3e4b // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x5400106d // b.le 0x608c <k_mul_panels_64+0x1c28>
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x3d8000a2 // str q2, [x5]
+	WORD $0x54001029 // b.ls 0x6090 <k_mul_panels_64+0x1c2c>
+	WORD $0xf100153f // cmp x9, #0x5
+	WORD $0x910080a8 // add x8, x5, #0x20
+	WORD $0x3d8004a1 // str q1, [x5, #0x10]
+	WORD $0x54001788 // b.hi 0x618c <k_mul_panels_64+0x1d28>
+	WORD $0x140000cd // b 0x61d4 <k_mul_panels_64+0x1d70>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x5400224b // b.lt 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x54001d4b // b.lt 0x625c <k_mul_panels_64+0x1df8>
+	WORD $0x3dc000b0 // ldr q16, [x5]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x54002180 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xd37df0cb // lsl x11, x6, #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x54002180 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x3ced68b0 // ldr q16, [x5, x13]
 	WORD $0x4e66d606 // fadd v6.2d, v16.2d, v6.2d
-	WORD $0x540020e0 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0x3ce67a10 // ldr q16, [x16, x6, lsl #4]
-	WORD $0xf1000e3f // cmp x17, #0x3
+	WORD $0x540020e0 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0x3ce878b0 // ldr q16, [x5, x8, lsl #4]
+	WORD $0xf1000ebf // cmp x21, #0x3
 	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
-	WORD $0x54002060 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x54001d0b // b.lt 0x6350 <k_mul_panels_64+0x1eb4>
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54002060 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0x54001d0b // b.lt 0x6298 <k_mul_panels_64+0x1e34>
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf10012bf // cmp x21, #0x4
 	WORD $0x4e64d604 // fadd v4.2d, v16.2d, v4.2d
-	WORD $0x54001f60 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x54001f60 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x3ce868b0 // ldr q16, [x5, x8]
 	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
-	WORD $0x54001ec0 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x54001ec0 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x3ce868b0 // ldr q16, [x5, x8]
 	WORD $0x4e62d602 // fadd v2.2d, v16.2d, v2.2d
-	WORD $0x54001e20 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x54001ccb // b.lt 0x6390 <k_mul_panels_64+0x1ef4>
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x54001e20 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0x54001ccb // b.lt 0x62d8 <k_mul_panels_64+0x1e74>
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1001ebf // cmp x21, #0x7
 	WORD $0x4e61d601 // fadd v1.2d, v16.2d, v1.2d
-	WORD $0x54001d20 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf94007eb // ldr x11, [sp, #0x8]
-	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x54001d20 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x3ce868b0 // ldr q16, [x5, x8]
 	WORD $0x4e60d600 // fadd v0.2d, v16.2d, v0.2d
-	WORD $0x140000e5 // b 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x5400320b // b.lt 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400254b // b.lt 0x64d0 <k_mul_panels_64+0x2034>
-	WORD $0x3dc00210 // ldr q16, [x16]
-	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0x140000e5 // b 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x5400326b // b.lt 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x5400256b // b.lt 0x6420 <k_mul_panels_64+0x1fbc>
+	WORD $0x3dc000b0 // ldr q16, [x5]
+	WORD $0xf1000d3f // cmp x9, #0x3
 	WORD $0x4e67d607 // fadd v7.2d, v16.2d, v7.2d
-	WORD $0x54002e49 // b.ls 0x6600 <k_mul_panels_64+0x2164>
-	WORD $0x3dc00610 // ldr q16, [x16, #0x10]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54002ea9 // b.ls 0x6558 <k_mul_panels_64+0x20f4>
+	WORD $0x3dc004b0 // ldr q16, [x5, #0x10]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e66d606 // fadd v6.2d, v16.2d, v6.2d
-	WORD $0x540030c0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xad404570 // ldp q16, q17, [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x54003120 // b.eq 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xad404510 // ldp q16, q17, [x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
 	WORD $0x4e64d624 // fadd v4.2d, v17.2d, v4.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54002e81 // b.ne 0x6634 <k_mul_panels_64+0x2198>
-	WORD $0x1400017e // b 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54006eeb // b.lt 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540024ab // b.lt 0x650c <k_mul_panels_64+0x2070>
-	WORD $0x3dc00208 // ldr q8, [x16]
-	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54002ee1 // b.ne 0x658c <k_mul_panels_64+0x2128>
+	WORD $0x14000181 // b 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x5400702b // b.lt 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x540024cb // b.lt 0x645c <k_mul_panels_64+0x1ff8>
+	WORD $0x3dc000a8 // ldr q8, [x5]
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0xf100113f // cmp x9, #0x4
 	WORD $0x4e7fd51f // fadd v31.2d, v8.2d, v31.2d
-	WORD $0x54003503 // b.lo 0x6728 <k_mul_panels_64+0x228c>
-	WORD $0x3dc00608 // ldr q8, [x16, #0x10]
-	WORD $0xf10017df // cmp x30, #0x5
+	WORD $0x540035a3 // b.lo 0x668c <k_mul_panels_64+0x2228>
+	WORD $0x3dc004a8 // ldr q8, [x5, #0x10]
+	WORD $0xf100153f // cmp x9, #0x5
 	WORD $0x4e7ed51e // fadd v30.2d, v8.2d, v30.2d
-	WORD $0x54005049 // b.ls 0x6aa0 <k_mul_panels_64+0x2604>
-	WORD $0x3dc00a08 // ldr q8, [x16, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54005169 // b.ls 0x6a14 <k_mul_panels_64+0x25b0>
+	WORD $0x3dc008a8 // ldr q8, [x5, #0x20]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e7dd51d // fadd v29.2d, v8.2d, v29.2d
-	WORD $0x54006d20 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0xad402568 // ldp q8, q9, [x11]
-	WORD $0x3dc0096a // ldr q10, [x11, #0x20]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x54006e40 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0x8b0d0ca8 // add x8, x5, x13, lsl #3
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xad402508 // ldp q8, q9, [x8]
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e7ad55a // fadd v26.2d, v10.2d, v26.2d
 	WORD $0x4e7cd51c // fadd v28.2d, v8.2d, v28.2d
 	WORD $0x4e7bd53b // fadd v27.2d, v9.2d, v27.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54003501 // b.ne 0x6770 <k_mul_panels_64+0x22d4>
-	WORD $0x1400035e // b 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x540082ab // b.lt 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540022eb // b.lt 0x6540 <k_mul_panels_64+0x20a4>
-	WORD $0x3dc00218 // ldr q24, [x16]
-	WORD $0xf1000fdf // cmp x30, #0x3
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x540035a1 // b.ne 0x66d4 <k_mul_panels_64+0x2270>
+	WORD $0x14000367 // b 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x5400844b // b.lt 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x5400230b // b.lt 0x6494 <k_mul_panels_64+0x2030>
+	WORD $0x3dc000b8 // ldr q24, [x5]
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000d3f // cmp x9, #0x3
 	WORD $0x4e77d717 // fadd v23.2d, v24.2d, v23.2d
-	WORD $0x540035c9 // b.ls 0x67ac <k_mul_panels_64+0x2310>
-	WORD $0x3dc00618 // ldr q24, [x16, #0x10]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x54003649 // b.ls 0x6710 <k_mul_panels_64+0x22ac>
+	WORD $0x3dc004b8 // ldr q24, [x5, #0x10]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e76d716 // fadd v22.2d, v24.2d, v22.2d
-	WORD $0x54008160 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xad406578 // ldp q24, q25, [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x540082e0 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xad406518 // ldp q24, q25, [x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
 	WORD $0x4e74d734 // fadd v20.2d, v25.2d, v20.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54003601 // b.ne 0x67e0 <k_mul_panels_64+0x2344>
-	WORD $0x14000403 // b 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0x5280020b // mov w11, #0x10 // =16
-	WORD $0x0d8b8601 // st1 { v1.d }[0], [x16], x11
-	WORD $0xfd000200 // str d0, [x16]
-	WORD $0x17fff931 // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd000202 // str d2, [x16]
-	WORD $0x9100820b // add x11, x16, #0x20
-	WORD $0xfd000a01 // str d1, [x16, #0x10]
-	WORD $0xfd000160 // str d0, [x11]
-	WORD $0x17fff92c // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff2520 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x1400004c // b 0x6288 <k_mul_panels_64+0x1dec>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff24a0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x1400005c // b 0x62d8 <k_mul_panels_64+0x1e3c>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff2420 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000064 // b 0x6308 <k_mul_panels_64+0x1e6c>
-	WORD $0xfd400204 // ldr d4, [x16]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x4e64d463 // fadd v3.2d, v3.2d, v4.2d
-	WORD $0x540001c0 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xfc667a04 // ldr d4, [x16, x6, lsl #3]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x4e64d442 // fadd v2.2d, v2.2d, v4.2d
-	WORD $0x54000140 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xf9403feb // ldr x11, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0xfc6b6a04 // ldr d4, [x16, x11]
-	WORD $0x4e64d421 // fadd v1.2d, v1.2d, v4.2d
-	WORD $0x540000a0 // b.eq 0x61c0 <k_mul_panels_64+0x1d24>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xfd400164 // ldr d4, [x11]
-	WORD $0x4e64d400 // fadd v0.2d, v0.2d, v4.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540002a1 // b.ne 0x621c <k_mul_panels_64+0x1d80>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54ff214b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400028b // b.lt 0x6228 <k_mul_panels_64+0x1d8c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x3d800203 // str q3, [x16]
-	WORD $0x54ff20a0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xd37df0cb // lsl x11, x6, #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x3cab6a02 // str q2, [x16, x11]
-	WORD $0x54ff2020 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x3ca67a01 // str q1, [x16, x6, lsl #4]
-	WORD $0x54ff1fc0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x5400024d // b.le 0x6258 <k_mul_panels_64+0x1dbc>
-	WORD $0x3d800160 // str q0, [x11]
-	WORD $0x17fff8f8 // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xad000943 // stp q3, q2, [x10]
-	WORD $0xad010141 // stp q1, q0, [x10, #0x20]
-	WORD $0x17fff8f5 // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000203 // str d3, [x16]
-	WORD $0x54ff1e40 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xfc267a02 // str d2, [x16, x6, lsl #3]
-	WORD $0x54ff1de0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9403feb // ldr x11, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0xfc2b6a01 // str d1, [x16, x11]
-	WORD $0x54ff1d60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xfd000160 // str d0, [x11]
-	WORD $0x17fff8e7 // b 0x45f8 <k_mul_panels_64+0x15c>
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54003681 // b.ne 0x6744 <k_mul_panels_64+0x22e0>
+	WORD $0x1400040f // b 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0x52800208 // mov w8, #0x10 // =16
+	WORD $0x0d8884a1 // st1 { v1.d }[0], [x5], x8
+	WORD $0xfd0000a0 // str d0, [x5]
+	WORD $0x17fff96e // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd0000a2 // str d2, [x5]
+	WORD $0x910080a8 // add x8, x5, #0x20
+	WORD $0xfd0008a1 // str d1, [x5, #0x10]
+	WORD $0xfd000100 // str d0, [x8]
+	WORD $0x17fff969 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff2ce0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000010 // b 0x60e8 <k_mul_panels_64+0x1c84>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff2c80 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400005c // b 0x6224 <k_mul_panels_64+0x1dc0>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff2c20 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000064 // b 0x6250 <k_mul_panels_64+0x1dec>
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xaa1003eb // mov x11, x16
-	WORD $0xfc410563 // ldr d3, [x11], #0x10
+	WORD $0xaa0503ed // mov x13, x5
+	WORD $0xfc4105a3 // ldr d3, [x13], #0x10
 	WORD $0x6e080462 // mov v2.d[0], v3.d[0]
 	WORD $0x4e62d421 // fadd v1.2d, v1.2d, v2.2d
-	WORD $0xfd400162 // ldr d2, [x11]
+	WORD $0xfd4001a2 // ldr d2, [x13]
 	WORD $0x4e62d400 // fadd v0.2d, v0.2d, v2.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ffdce0 // b.eq 0x5e20 <k_mul_panels_64+0x1984>
-	WORD $0xad000141 // stp q1, q0, [x10]
-	WORD $0x17fff8db // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd400214 // ldr d20, [x16]
-	WORD $0xfd400a15 // ldr d21, [x16, #0x10]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd401216 // ldr d22, [x16, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ffe060 // b.eq 0x5cf0 <k_mul_panels_64+0x188c>
+	WORD $0xad000181 // stp q1, q0, [x12]
+	WORD $0x17fff955 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4000a4 // ldr d4, [x5]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x4e64d463 // fadd v3.2d, v3.2d, v4.2d
+	WORD $0x540001c0 // b.eq 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xfc6878a4 // ldr d4, [x5, x8, lsl #3]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x4e64d442 // fadd v2.2d, v2.2d, v4.2d
+	WORD $0x54000140 // b.eq 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0xfc6868a4 // ldr d4, [x5, x8]
+	WORD $0x4e64d421 // fadd v1.2d, v1.2d, v4.2d
+	WORD $0x540000a0 // b.eq 0x6134 <k_mul_panels_64+0x1cd0>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0xfd400104 // ldr d4, [x8]
+	WORD $0x4e64d400 // fadd v0.2d, v0.2d, v4.2d
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540002c1 // b.ne 0x6194 <k_mul_panels_64+0x1d30>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x54ff27eb // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x540002ab // b.lt 0x61a0 <k_mul_panels_64+0x1d3c>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3d8000a3 // str q3, [x5]
+	WORD $0x54ff2740 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x3ca868a2 // str q2, [x5, x8]
+	WORD $0x54ff26c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x3ca878a1 // str q1, [x5, x8, lsl #4]
+	WORD $0x54ff2640 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0x5400026d // b.le 0x61d4 <k_mul_panels_64+0x1d70>
+	WORD $0x3d800100 // str q0, [x8]
+	WORD $0x17fff92c // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xad000983 // stp q3, q2, [x12]
+	WORD $0xad010181 // stp q1, q0, [x12, #0x20]
+	WORD $0x17fff929 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0000a3 // str d3, [x5]
+	WORD $0x54ff24c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0xfc2878a2 // str d2, [x5, x8, lsl #3]
+	WORD $0x54ff2440 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0xfc2868a1 // str d1, [x5, x8]
+	WORD $0x54ff23c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0xfd000100 // str d0, [x8]
+	WORD $0x17fff91a // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4000b4 // ldr d20, [x5]
+	WORD $0xfd4008b5 // ldr d21, [x5, #0x10]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd4010b6 // ldr d22, [x5, #0x20]
 	WORD $0x4e74d673 // fadd v19.2d, v19.2d, v20.2d
 	WORD $0x4e75d652 // fadd v18.2d, v18.2d, v21.2d
 	WORD $0x4e76d631 // fadd v17.2d, v17.2d, v22.2d
-	WORD $0x54003180 // b.eq 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xfd400174 // ldr d20, [x11]
-	WORD $0xfd400975 // ldr d21, [x11, #0x10]
+	WORD $0x54003240 // b.eq 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0x8b0d0ca8 // add x8, x5, x13, lsl #3
+	WORD $0xfd400114 // ldr d20, [x8]
+	WORD $0xfd400915 // ldr d21, [x8, #0x10]
 	WORD $0x4e74d610 // fadd v16.2d, v16.2d, v20.2d
-	WORD $0x140000b9 // b 0x65a4 <k_mul_panels_64+0x2108>
-	WORD $0xfd400201 // ldr d1, [x16]
+	WORD $0x140000bb // b 0x64fc <k_mul_panels_64+0x2098>
+	WORD $0xfd4000a1 // ldr d1, [x5]
 	WORD $0x4e61d400 // fadd v0.2d, v0.2d, v1.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ffdfe0 // b.eq 0x5ed0 <k_mul_panels_64+0x1a34>
-	WORD $0x3d800140 // str q0, [x10]
-	WORD $0x17fff8c7 // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd400203 // ldr d3, [x16]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ffdf60 // b.eq 0x5e0c <k_mul_panels_64+0x19a8>
+	WORD $0x3d800180 // str q0, [x12]
+	WORD $0x17fff906 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4000a3 // ldr d3, [x5]
 	WORD $0x4e63d442 // fadd v2.2d, v2.2d, v3.2d
-	WORD $0xfd400a03 // ldr d3, [x16, #0x10]
-	WORD $0x9100820b // add x11, x16, #0x20
+	WORD $0xfd4008a3 // ldr d3, [x5, #0x10]
+	WORD $0x910080ad // add x13, x5, #0x20
 	WORD $0x4e63d421 // fadd v1.2d, v1.2d, v3.2d
-	WORD $0xfd400163 // ldr d3, [x11]
+	WORD $0xfd4001a3 // ldr d3, [x13]
 	WORD $0x4e63d400 // fadd v0.2d, v0.2d, v3.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ffe160 // b.eq 0x5f30 <k_mul_panels_64+0x1a94>
-	WORD $0xad000542 // stp q2, q1, [x10]
-	WORD $0x3d800940 // str q0, [x10, #0x20]
-	WORD $0x17fff8ba // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd400210 // ldr d16, [x16]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ffe120 // b.eq 0x5e70 <k_mul_panels_64+0x1a0c>
+	WORD $0xad000582 // stp q2, q1, [x12]
+	WORD $0x3d800980 // str q0, [x12, #0x20]
+	WORD $0x17fff8fa // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4000b0 // ldr d16, [x5]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e70d4e7 // fadd v7.2d, v7.2d, v16.2d
-	WORD $0x54000460 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xfc667a10 // ldr d16, [x16, x6, lsl #3]
-	WORD $0xf1000a3f // cmp x17, #0x2
+	WORD $0x54000460 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xfc6878b0 // ldr d16, [x5, x8, lsl #3]
+	WORD $0xf1000abf // cmp x21, #0x2
 	WORD $0x4e70d4c6 // fadd v6.2d, v6.2d, v16.2d
-	WORD $0x540003e0 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf9403feb // ldr x11, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0xfc6b6a10 // ldr d16, [x16, x11]
+	WORD $0x540003e0 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0xfc6868b0 // ldr d16, [x5, x8]
 	WORD $0x4e70d4a5 // fadd v5.2d, v5.2d, v16.2d
-	WORD $0x54000340 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xfd400170 // ldr d16, [x11]
-	WORD $0xf100123f // cmp x17, #0x4
+	WORD $0x54000340 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0xfd400110 // ldr d16, [x8]
+	WORD $0xf10012bf // cmp x21, #0x4
 	WORD $0x4e70d484 // fadd v4.2d, v4.2d, v16.2d
-	WORD $0x54000280 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0xfc6b6a10 // ldr d16, [x16, x11]
+	WORD $0x54000280 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0xfc6868b0 // ldr d16, [x5, x8]
 	WORD $0x4e70d463 // fadd v3.2d, v3.2d, v16.2d
-	WORD $0x540001e0 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0xfc6b6a10 // ldr d16, [x16, x11]
+	WORD $0x540001e0 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0xfc6868b0 // ldr d16, [x5, x8]
 	WORD $0x4e70d442 // fadd v2.2d, v2.2d, v16.2d
-	WORD $0x54000140 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xfd400170 // ldr d16, [x11]
-	WORD $0xf1001e3f // cmp x17, #0x7
+	WORD $0x54000140 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0xfd400110 // ldr d16, [x8]
+	WORD $0xf1001ebf // cmp x21, #0x7
 	WORD $0x4e70d421 // fadd v1.2d, v1.2d, v16.2d
-	WORD $0x54000080 // b.eq 0x63ac <k_mul_panels_64+0x1f10>
-	WORD $0xf94007eb // ldr x11, [sp, #0x8]
-	WORD $0xfc6b6a10 // ldr d16, [x16, x11]
+	WORD $0x54000080 // b.eq 0x62f4 <k_mul_panels_64+0x1e90>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xfc6868b0 // ldr d16, [x5, x8]
 	WORD $0x4e70d400 // fadd v0.2d, v0.2d, v16.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff11a1 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54ff11eb // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400048b // b.lt 0x6454 <k_mul_panels_64+0x1fb8>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x3d800207 // str q7, [x16]
-	WORD $0x54ff1140 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xd37df0cb // lsl x11, x6, #3
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x3cab6a06 // str q6, [x16, x11]
-	WORD $0x54ff10c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x3ca67a05 // str q5, [x16, x6, lsl #4]
-	WORD $0x54ff1060 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x5400044b // b.lt 0x6484 <k_mul_panels_64+0x1fe8>
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x3d800164 // str q4, [x11]
-	WORD $0x54ff0f80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x3cab6a03 // str q3, [x16, x11]
-	WORD $0x54ff0f00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x3cab6a02 // str q2, [x16, x11]
-	WORD $0x54ff0e80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0x5400040b // b.lt 0x64b8 <k_mul_panels_64+0x201c>
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x3d800161 // str q1, [x11]
-	WORD $0x54ff0da0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf94007eb // ldr x11, [sp, #0x8]
-	WORD $0x3cab6a00 // str q0, [x16, x11]
-	WORD $0x17fff86a // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000207 // str d7, [x16]
-	WORD $0x54ff0ce0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0xfc267a06 // str d6, [x16, x6, lsl #3]
-	WORD $0x54ff0c80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9403feb // ldr x11, [sp, #0x78]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0xfc2b6a05 // str d5, [x16, x11]
-	WORD $0x54ff0c00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9401feb // ldr x11, [sp, #0x38]
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0xfd000164 // str d4, [x11]
-	WORD $0x54ff0b60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf94013eb // ldr x11, [sp, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0xfc2b6a03 // str d3, [x16, x11]
-	WORD $0x54ff0ae0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9400feb // ldr x11, [sp, #0x18]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0xfc2b6a02 // str d2, [x16, x11]
-	WORD $0x54ff0a60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9400beb // ldr x11, [sp, #0x10]
-	WORD $0x8b0b020b // add x11, x16, x11
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0xfd000161 // str d1, [x11]
-	WORD $0x54ff09c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf94007eb // ldr x11, [sp, #0x8]
-	WORD $0xfc2b6a00 // str d0, [x16, x11]
-	WORD $0x17fff84b // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd400210 // ldr d16, [x16]
-	WORD $0xfd400a11 // ldr d17, [x16, #0x10]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff19a1 // b.ne 0x4630 <k_mul_panels_64+0x1cc>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x54ff19eb // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x540004ab // b.lt 0x63a0 <k_mul_panels_64+0x1f3c>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3d8000a7 // str q7, [x5]
+	WORD $0x54ff1940 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x3ca868a6 // str q6, [x5, x8]
+	WORD $0x54ff18c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x3ca878a5 // str q5, [x5, x8, lsl #4]
+	WORD $0x54ff1840 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0x5400046b // b.lt 0x63d4 <k_mul_panels_64+0x1f70>
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x3d800104 // str q4, [x8]
+	WORD $0x54ff1760 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x3ca868a3 // str q3, [x5, x8]
+	WORD $0x54ff16e0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x3ca868a2 // str q2, [x5, x8]
+	WORD $0x54ff1660 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0x5400042b // b.lt 0x6408 <k_mul_panels_64+0x1fa4>
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x3d800101 // str q1, [x8]
+	WORD $0x54ff1580 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0x3ca868a0 // str q0, [x5, x8]
+	WORD $0x17fff8a9 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0000a7 // str d7, [x5]
+	WORD $0x54ff14c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0xfc2878a6 // str d6, [x5, x8, lsl #3]
+	WORD $0x54ff1440 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0xfc2868a5 // str d5, [x5, x8]
+	WORD $0x54ff13c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0xfd000104 // str d4, [x8]
+	WORD $0x54ff1320 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0xfc2868a3 // str d3, [x5, x8]
+	WORD $0x54ff12a0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0xfc2868a2 // str d2, [x5, x8]
+	WORD $0x54ff1220 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
+	WORD $0x8b0800a8 // add x8, x5, x8
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0xfd000101 // str d1, [x8]
+	WORD $0x54ff1180 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94007e8 // ldr x8, [sp, #0x8]
+	WORD $0xfc2868a0 // str d0, [x5, x8]
+	WORD $0x17fff889 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4000b0 // ldr d16, [x5]
+	WORD $0xfd4008b1 // ldr d17, [x5, #0x10]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e70d4e7 // fadd v7.2d, v7.2d, v16.2d
 	WORD $0x4e71d4c6 // fadd v6.2d, v6.2d, v17.2d
-	WORD $0x54000be0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0xfc667a10 // ldr d16, [x16, x6, lsl #3]
+	WORD $0x54000c20 // b.eq 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0xfc6878b0 // ldr d16, [x5, x8, lsl #3]
 	WORD $0x4e70d4a5 // fadd v5.2d, v5.2d, v16.2d
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xfd400970 // ldr d16, [x11, #0x10]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xfd400910 // ldr d16, [x8, #0x10]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e70d484 // fadd v4.2d, v4.2d, v16.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54000ae0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0x1400004b // b 0x6634 <k_mul_panels_64+0x2198>
-	WORD $0xfd400208 // ldr d8, [x16]
-	WORD $0xfd400a09 // ldr d9, [x16, #0x10]
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd40120a // ldr d10, [x16, #0x20]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54000b20 // b.eq 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0x1400004d // b 0x658c <k_mul_panels_64+0x2128>
+	WORD $0xfd4000a8 // ldr d8, [x5]
+	WORD $0xfd4008a9 // ldr d9, [x5, #0x10]
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd4010aa // ldr d10, [x5, #0x20]
 	WORD $0x4e68d7ff // fadd v31.2d, v31.2d, v8.2d
 	WORD $0x4e69d7de // fadd v30.2d, v30.2d, v9.2d
 	WORD $0x4e6ad7bd // fadd v29.2d, v29.2d, v10.2d
-	WORD $0x54004920 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xfd400168 // ldr d8, [x11]
-	WORD $0xfd400969 // ldr d9, [x11, #0x10]
+	WORD $0x54004a40 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0x8b0d0ca8 // add x8, x5, x13, lsl #3
+	WORD $0xfd400108 // ldr d8, [x8]
+	WORD $0xfd400909 // ldr d9, [x8, #0x10]
 	WORD $0x4e68d79c // fadd v28.2d, v28.2d, v8.2d
-	WORD $0x14000085 // b 0x6750 <k_mul_panels_64+0x22b4>
-	WORD $0xfd400218 // ldr d24, [x16]
-	WORD $0xfd400a19 // ldr d25, [x16, #0x10]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0x14000089 // b 0x66b4 <k_mul_panels_64+0x2250>
+	WORD $0xfd4000b8 // ldr d24, [x5]
+	WORD $0xfd4008b9 // ldr d25, [x5, #0x10]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e78d6f7 // fadd v23.2d, v23.2d, v24.2d
 	WORD $0x4e79d6d6 // fadd v22.2d, v22.2d, v25.2d
-	WORD $0x54005ee0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xfc667a18 // ldr d24, [x16, x6, lsl #3]
+	WORD $0x54006060 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0xfc6878b8 // ldr d24, [x5, x8, lsl #3]
 	WORD $0x4e78d6b5 // fadd v21.2d, v21.2d, v24.2d
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xfd400978 // ldr d24, [x11, #0x10]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xfd400918 // ldr d24, [x8, #0x10]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e78d694 // fadd v20.2d, v20.2d, v24.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54005de0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0x1400009a // b 0x67e0 <k_mul_panels_64+0x2344>
-	WORD $0xfd400a14 // ldr d20, [x16, #0x10]
-	WORD $0xfd401215 // ldr d21, [x16, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54005f40 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0x1400009d // b 0x6744 <k_mul_panels_64+0x22e0>
+	WORD $0xfd4008b4 // ldr d20, [x5, #0x10]
+	WORD $0xfd4010b5 // ldr d21, [x5, #0x20]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e74d652 // fadd v18.2d, v18.2d, v20.2d
 	WORD $0x4e75d631 // fadd v17.2d, v17.2d, v21.2d
-	WORD $0x54001a60 // b.eq 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0x3dc00174 // ldr q20, [x11]
-	WORD $0xfd400975 // ldr d21, [x11, #0x10]
+	WORD $0x54001ac0 // b.eq 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0x8b0d0ca8 // add x8, x5, x13, lsl #3
+	WORD $0x3dc00114 // ldr q20, [x8]
+	WORD $0xfd400915 // ldr d21, [x8, #0x10]
 	WORD $0x4e70d690 // fadd v16.2d, v20.2d, v16.2d
 	WORD $0x4e75d4e7 // fadd v7.2d, v7.2d, v21.2d
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0xfd401194 // ldr d20, [x12, #0x20]
-	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d0cad // add x13, x5, x13, lsl #3
+	WORD $0xfd4011b4 // ldr d20, [x13, #0x20]
+	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4e74d4c6 // fadd v6.2d, v6.2d, v20.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x540018e0 // b.eq 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0xf9403fee // ldr x14, [sp, #0x78]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x540015ad // b.le 0x6884 <k_mul_panels_64+0x23e8>
-	WORD $0x3dc001d4 // ldr q20, [x14]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54001940 // b.eq 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0xf9402bef // ldr x15, [sp, #0x50]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400160d // b.le 0x67e8 <k_mul_panels_64+0x2384>
+	WORD $0x3dc001f4 // ldr q20, [x15]
 	WORD $0x4e65d685 // fadd v5.2d, v20.2d, v5.2d
-	WORD $0x370015ab // tbnz w11, #0x0, 0x6890 <k_mul_panels_64+0x23f4>
-	WORD $0xfd4009d4 // ldr d20, [x14, #0x10]
+	WORD $0x37001608 // tbnz w8, #0x0, 0x67f4 <k_mul_panels_64+0x2390>
+	WORD $0xfd4009f4 // ldr d20, [x15, #0x10]
 	WORD $0x4e74d484 // fadd v4.2d, v4.2d, v20.2d
-	WORD $0x370015ac // tbnz w12, #0x0, 0x689c <k_mul_panels_64+0x2400>
-	WORD $0xfd4011d4 // ldr d20, [x14, #0x20]
+	WORD $0x3700160d // tbnz w13, #0x0, 0x6800 <k_mul_panels_64+0x239c>
+	WORD $0xfd4011f4 // ldr d20, [x15, #0x20]
 	WORD $0x4e74d463 // fadd v3.2d, v3.2d, v20.2d
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x540015a1 // b.ne 0x68ac <k_mul_panels_64+0x2410>
-	WORD $0x140000b8 // b 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0xfd400a10 // ldr d16, [x16, #0x10]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54001601 // b.ne 0x6810 <k_mul_panels_64+0x23ac>
+	WORD $0x140000bb // b 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0xfd4008b0 // ldr d16, [x5, #0x10]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e70d4c6 // fadd v6.2d, v6.2d, v16.2d
-	WORD $0x540002a0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0xd37df0cb // lsl x11, x6, #3
-	WORD $0x3ceb6a10 // ldr q16, [x16, x11]
+	WORD $0x540002a0 // b.eq 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x3ced68b0 // ldr q16, [x5, x13]
 	WORD $0x4e65d605 // fadd v5.2d, v16.2d, v5.2d
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xfd400970 // ldr d16, [x11, #0x10]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xfd400910 // ldr d16, [x8, #0x10]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e70d484 // fadd v4.2d, v4.2d, v16.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54000180 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x5400208d // b.le 0x6a50 <k_mul_panels_64+0x25b4>
-	WORD $0x3dc00190 // ldr q16, [x12]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54000180 // b.eq 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0xf9402bed // ldr x13, [sp, #0x50]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x5400216d // b.le 0x69c4 <k_mul_panels_64+0x2560>
+	WORD $0x3dc001b0 // ldr q16, [x13]
 	WORD $0x4e63d603 // fadd v3.2d, v16.2d, v3.2d
-	WORD $0x3700208b // tbnz w11, #0x0, 0x6a5c <k_mul_panels_64+0x25c0>
-	WORD $0xfd400990 // ldr d16, [x12, #0x10]
+	WORD $0x37002168 // tbnz w8, #0x0, 0x69d0 <k_mul_panels_64+0x256c>
+	WORD $0xfd4009b0 // ldr d16, [x13, #0x10]
 	WORD $0x4e70d442 // fadd v2.2d, v2.2d, v16.2d
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54002081 // b.ne 0x6a6c <k_mul_panels_64+0x25d0>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54fefc01 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fefc4b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540001ab // b.lt 0x66ac <k_mul_panels_64+0x2210>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x3d800207 // str q7, [x16]
-	WORD $0x540002a9 // b.ls 0x66d8 <k_mul_panels_64+0x223c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x3d800606 // str q6, [x16, #0x10]
-	WORD $0x54fefb40 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xad001165 // stp q5, q4, [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fefaa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000016 // b 0x6700 <k_mul_panels_64+0x2264>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000207 // str d7, [x16]
-	WORD $0xfd000a06 // str d6, [x16, #0x10]
-	WORD $0x54fefa00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfc267a05 // str d5, [x16, x6, lsl #3]
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xfd000984 // str d4, [x12, #0x10]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fef940 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x1400000b // b 0x6700 <k_mul_panels_64+0x2264>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000a06 // str d6, [x16, #0x10]
-	WORD $0x54fef8c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xd37df0cb // lsl x11, x6, #3
-	WORD $0x3cab6a05 // str q5, [x16, x11]
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xfd000984 // str d4, [x12, #0x10]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fef7e0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x5400082d // b.le 0x6810 <k_mul_panels_64+0x2374>
-	WORD $0x3d800183 // str q3, [x12]
-	WORD $0x3700082b // tbnz w11, #0x0, 0x6818 <k_mul_panels_64+0x237c>
-	WORD $0xfd000982 // str d2, [x12, #0x10]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54fef6c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000040 // b 0x6824 <k_mul_panels_64+0x2388>
-	WORD $0xfd400a08 // ldr d8, [x16, #0x10]
-	WORD $0xfd401209 // ldr d9, [x16, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54002161 // b.ne 0x69e0 <k_mul_panels_64+0x257c>
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff0381 // b.ne 0x4630 <k_mul_panels_64+0x1cc>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x54ff03cb // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x540001cb // b.lt 0x6608 <k_mul_panels_64+0x21a4>
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x3d8000a7 // str q7, [x5]
+	WORD $0x540002e9 // b.ls 0x6638 <k_mul_panels_64+0x21d4>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3d8004a6 // str q6, [x5, #0x10]
+	WORD $0x54ff02c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xad001105 // stp q5, q4, [x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54ff0200 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000018 // b 0x6664 <k_mul_panels_64+0x2200>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0000a7 // str d7, [x5]
+	WORD $0xfd0008a6 // str d6, [x5, #0x10]
+	WORD $0x54ff0160 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0xfc2d78a5 // str d5, [x5, x13, lsl #3]
+	WORD $0x8b0d0cad // add x13, x5, x13, lsl #3
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xfd0009a4 // str d4, [x13, #0x10]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54ff0080 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400000c // b 0x6664 <k_mul_panels_64+0x2200>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0008a6 // str d6, [x5, #0x10]
+	WORD $0x54ff0000 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0x3ca868a5 // str q5, [x5, x8]
+	WORD $0x8b0d0cad // add x13, x5, x13, lsl #3
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xfd0009a4 // str d4, [x13, #0x10]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54feff00 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9402bed // ldr x13, [sp, #0x50]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x5400082d // b.le 0x6774 <k_mul_panels_64+0x2310>
+	WORD $0x3d8001a3 // str q3, [x13]
+	WORD $0x37000828 // tbnz w8, #0x0, 0x677c <k_mul_panels_64+0x2318>
+	WORD $0xfd0009a2 // str d2, [x13, #0x10]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54fefde0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000040 // b 0x6788 <k_mul_panels_64+0x2324>
+	WORD $0xfd4008a8 // ldr d8, [x5, #0x10]
+	WORD $0xfd4010a9 // ldr d9, [x5, #0x20]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e68d7de // fadd v30.2d, v30.2d, v8.2d
 	WORD $0x4e69d7bd // fadd v29.2d, v29.2d, v9.2d
-	WORD $0x54003880 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0x3dc00168 // ldr q8, [x11]
-	WORD $0xfd400969 // ldr d9, [x11, #0x10]
+	WORD $0x54003900 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0x8b0d0ca8 // add x8, x5, x13, lsl #3
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0xfd400909 // ldr d9, [x8, #0x10]
 	WORD $0x4e7cd51c // fadd v28.2d, v8.2d, v28.2d
 	WORD $0x4e69d77b // fadd v27.2d, v27.2d, v9.2d
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0xfd401188 // ldr d8, [x12, #0x20]
-	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d0cad // add x13, x5, x13, lsl #3
+	WORD $0xfd4011a8 // ldr d8, [x13, #0x20]
+	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4e68d75a // fadd v26.2d, v26.2d, v8.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54003700 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xf9403fee // ldr x14, [sp, #0x78]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x54001b2d // b.le 0x6ae0 <k_mul_panels_64+0x2644>
-	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54003780 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf9402bef // ldr x15, [sp, #0x50]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x54001bad // b.le 0x6a54 <k_mul_panels_64+0x25f0>
+	WORD $0x3dc001e8 // ldr q8, [x15]
 	WORD $0x4e79d519 // fadd v25.2d, v8.2d, v25.2d
-	WORD $0x37001b2b // tbnz w11, #0x0, 0x6aec <k_mul_panels_64+0x2650>
-	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x37001ba8 // tbnz w8, #0x0, 0x6a60 <k_mul_panels_64+0x25fc>
+	WORD $0xfd4009e8 // ldr d8, [x15, #0x10]
 	WORD $0x4e68d718 // fadd v24.2d, v24.2d, v8.2d
-	WORD $0x37001b2c // tbnz w12, #0x0, 0x6af8 <k_mul_panels_64+0x265c>
-	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x37001bad // tbnz w13, #0x0, 0x6a6c <k_mul_panels_64+0x2608>
+	WORD $0xfd4011e8 // ldr d8, [x15, #0x20]
 	WORD $0x4e68d6f7 // fadd v23.2d, v23.2d, v8.2d
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54001b21 // b.ne 0x6b08 <k_mul_panels_64+0x266c>
-	WORD $0x140001a9 // b 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xfd400a18 // ldr d24, [x16, #0x10]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54001ba1 // b.ne 0x6a7c <k_mul_panels_64+0x2618>
+	WORD $0x140001ad // b 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xfd4008b8 // ldr d24, [x5, #0x10]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e78d6d6 // fadd v22.2d, v22.2d, v24.2d
-	WORD $0x54004bc0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xd37df0cb // lsl x11, x6, #3
-	WORD $0x3ceb6a18 // ldr q24, [x16, x11]
+	WORD $0x54004cc0 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf9405bed // ldr x13, [sp, #0xb0]
+	WORD $0x3ced68b8 // ldr q24, [x5, x13]
 	WORD $0x4e75d715 // fadd v21.2d, v24.2d, v21.2d
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xfd400978 // ldr d24, [x11, #0x10]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xfd400918 // ldr d24, [x8, #0x10]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e78d694 // fadd v20.2d, v20.2d, v24.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54004aa0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x54001acd // b.le 0x6b44 <k_mul_panels_64+0x26a8>
-	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54004ba0 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf9402bed // ldr x13, [sp, #0x50]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x54001b4d // b.le 0x6ab8 <k_mul_panels_64+0x2654>
+	WORD $0x3dc001b8 // ldr q24, [x13]
 	WORD $0x4e73d713 // fadd v19.2d, v24.2d, v19.2d
-	WORD $0x37001acb // tbnz w11, #0x0, 0x6b50 <k_mul_panels_64+0x26b4>
-	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x37001b48 // tbnz w8, #0x0, 0x6ac4 <k_mul_panels_64+0x2660>
+	WORD $0xfd4009b8 // ldr d24, [x13, #0x10]
 	WORD $0x4e78d652 // fadd v18.2d, v18.2d, v24.2d
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54001ac1 // b.ne 0x6b60 <k_mul_panels_64+0x26c4>
-	WORD $0x14000249 // b 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xfd000183 // str d3, [x12]
-	WORD $0x3607f82b // tbz w11, #0x0, 0x6718 <k_mul_panels_64+0x227c>
-	WORD $0x3d800582 // str q2, [x12, #0x10]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54feeec0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x540056ed // b.le 0x730c <k_mul_panels_64+0x2e70>
-	WORD $0x3d800181 // str q1, [x12]
-	WORD $0x360056eb // tbz w11, #0x0, 0x7314 <k_mul_panels_64+0x2e78>
-	WORD $0x3d800580 // str q0, [x12, #0x10]
-	WORD $0x17fff76e // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd401214 // ldr d20, [x16, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54001b41 // b.ne 0x6ad4 <k_mul_panels_64+0x2670>
+	WORD $0x14000251 // b 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xfd0001a3 // str d3, [x13]
+	WORD $0x3607f828 // tbz w8, #0x0, 0x667c <k_mul_panels_64+0x2218>
+	WORD $0x3d8005a2 // str q2, [x13, #0x10]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54fef5e0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
+	WORD $0x8b0900a9 // add x9, x5, x9
+	WORD $0x5400584d // b.le 0x729c <k_mul_panels_64+0x2e38>
+	WORD $0x3d800121 // str q1, [x9]
+	WORD $0x36005848 // tbz w8, #0x0, 0x72a4 <k_mul_panels_64+0x2e40>
+	WORD $0x3d800520 // str q0, [x9, #0x10]
+	WORD $0x17fff7a7 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4010b4 // ldr d20, [x5, #0x20]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e74d631 // fadd v17.2d, v17.2d, v20.2d
-	WORD $0x54000460 // b.eq 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xad405574 // ldp q20, q21, [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x54000460 // b.eq 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0x8b0d0ca8 // add x8, x5, x13, lsl #3
+	WORD $0xad405514 // ldp q20, q21, [x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e70d690 // fadd v16.2d, v20.2d, v16.2d
 	WORD $0x4e67d6a7 // fadd v7.2d, v21.2d, v7.2d
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0xfd401194 // ldr d20, [x12, #0x20]
-	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x8b0d0cad // add x13, x5, x13, lsl #3
+	WORD $0xfd4011b4 // ldr d20, [x13, #0x20]
+	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4e74d4c6 // fadd v6.2d, v6.2d, v20.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54000300 // b.eq 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0x17ffff51 // b 0x65c4 <k_mul_panels_64+0x2128>
-	WORD $0xfd4001d4 // ldr d20, [x14]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54000300 // b.eq 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0x17ffff4e // b 0x651c <k_mul_panels_64+0x20b8>
+	WORD $0xfd4001f4 // ldr d20, [x15]
 	WORD $0x4e74d4a5 // fadd v5.2d, v5.2d, v20.2d
-	WORD $0x3607eaab // tbz w11, #0x0, 0x65e0 <k_mul_panels_64+0x2144>
-	WORD $0x3dc005d4 // ldr q20, [x14, #0x10]
+	WORD $0x3607ea48 // tbz w8, #0x0, 0x6538 <k_mul_panels_64+0x20d4>
+	WORD $0x3dc005f4 // ldr q20, [x15, #0x10]
 	WORD $0x4e64d684 // fadd v4.2d, v20.2d, v4.2d
-	WORD $0x3607eaac // tbz w12, #0x0, 0x65ec <k_mul_panels_64+0x2150>
-	WORD $0x3dc009d4 // ldr q20, [x14, #0x20]
+	WORD $0x3607ea4d // tbz w13, #0x0, 0x6544 <k_mul_panels_64+0x20e0>
+	WORD $0x3dc009f4 // ldr q20, [x15, #0x20]
 	WORD $0x4e63d683 // fadd v3.2d, v20.2d, v3.2d
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x540001a0 // b.eq 0x68dc <k_mul_panels_64+0x2440>
-	WORD $0xf9401fee // ldr x14, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x540016cd // b.le 0x6b90 <k_mul_panels_64+0x26f4>
-	WORD $0x3dc001d4 // ldr q20, [x14]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x540001a0 // b.eq 0x6840 <k_mul_panels_64+0x23dc>
+	WORD $0xf94027ef // ldr x15, [sp, #0x48]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400174d // b.le 0x6b04 <k_mul_panels_64+0x26a0>
+	WORD $0x3dc001f4 // ldr q20, [x15]
 	WORD $0x4e62d682 // fadd v2.2d, v20.2d, v2.2d
-	WORD $0x370016cb // tbnz w11, #0x0, 0x6b9c <k_mul_panels_64+0x2700>
-	WORD $0xfd4009d4 // ldr d20, [x14, #0x10]
+	WORD $0x37001748 // tbnz w8, #0x0, 0x6b10 <k_mul_panels_64+0x26ac>
+	WORD $0xfd4009f4 // ldr d20, [x15, #0x10]
 	WORD $0x4e74d421 // fadd v1.2d, v1.2d, v20.2d
-	WORD $0x370016cc // tbnz w12, #0x0, 0x6ba8 <k_mul_panels_64+0x270c>
-	WORD $0xfd4011d4 // ldr d20, [x14, #0x20]
+	WORD $0x3700174d // tbnz w13, #0x0, 0x6b1c <k_mul_panels_64+0x26b8>
+	WORD $0xfd4011f4 // ldr d20, [x15, #0x20]
 	WORD $0x4e74d400 // fadd v0.2d, v0.2d, v20.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff4081 // b.ne 0x50f4 <k_mul_panels_64+0xc58>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fee86b // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400024b // b.lt 0x693c <k_mul_panels_64+0x24a0>
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x3d800213 // str q19, [x16]
-	WORD $0x540003c3 // b.lo 0x6978 <k_mul_panels_64+0x24dc>
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x3d800612 // str q18, [x16, #0x10]
-	WORD $0x54000529 // b.ls 0x69b0 <k_mul_panels_64+0x2514>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x3d800a11 // str q17, [x16, #0x20]
-	WORD $0x54fee700 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0xad001d70 // stp q16, q7, [x11]
-	WORD $0x3d800966 // str q6, [x11, #0x20]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fee620 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000029 // b 0x69dc <k_mul_panels_64+0x2540>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000213 // str d19, [x16]
-	WORD $0xfd000a12 // str d18, [x16, #0x10]
-	WORD $0xfd001211 // str d17, [x16, #0x20]
-	WORD $0x54fee560 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xfd000190 // str d16, [x12]
-	WORD $0xfd000987 // str d7, [x12, #0x10]
-	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xfd0011c6 // str d6, [x14, #0x20]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fee440 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x1400001a // b 0x69dc <k_mul_panels_64+0x2540>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000a12 // str d18, [x16, #0x10]
-	WORD $0xfd001211 // str d17, [x16, #0x20]
-	WORD $0x54fee3a0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x3d800190 // str q16, [x12]
-	WORD $0xfd000987 // str d7, [x12, #0x10]
-	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xfd0011c6 // str d6, [x14, #0x20]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fee280 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x1400000c // b 0x69dc <k_mul_panels_64+0x2540>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd001211 // str d17, [x16, #0x20]
-	WORD $0x54fee200 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xad001d70 // stp q16, q7, [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xfd0011c6 // str d6, [x14, #0x20]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fee100 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9403fee // ldr x14, [sp, #0x78]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x5400012d // b.le 0x6a0c <k_mul_panels_64+0x2570>
-	WORD $0x3d8001c5 // str q5, [x14]
-	WORD $0x3700012b // tbnz w11, #0x0, 0x6a14 <k_mul_panels_64+0x2578>
-	WORD $0xfd0009c4 // str d4, [x14, #0x10]
-	WORD $0x3700012c // tbnz w12, #0x0, 0x6a1c <k_mul_panels_64+0x2580>
-	WORD $0xfd0011c3 // str d3, [x14, #0x20]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54fedfa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000008 // b 0x6a28 <k_mul_panels_64+0x258c>
-	WORD $0xfd0001c5 // str d5, [x14]
-	WORD $0x3607ff2b // tbz w11, #0x0, 0x69f4 <k_mul_panels_64+0x2558>
-	WORD $0x3d8005c4 // str q4, [x14, #0x10]
-	WORD $0x3607ff2c // tbz w12, #0x0, 0x69fc <k_mul_panels_64+0x2560>
-	WORD $0x3d8009c3 // str q3, [x14, #0x20]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54fedea0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9401fee // ldr x14, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x5400352d // b.le 0x70d8 <k_mul_panels_64+0x2c3c>
-	WORD $0x3d8001c2 // str q2, [x14]
-	WORD $0x3700352b // tbnz w11, #0x0, 0x70e0 <k_mul_panels_64+0x2c44>
-	WORD $0xfd0009c1 // str d1, [x14, #0x10]
-	WORD $0x3600352c // tbz w12, #0x0, 0x70e8 <k_mul_panels_64+0x2c4c>
-	WORD $0x3d8009c0 // str q0, [x14, #0x20]
-	WORD $0x17fff6eb // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd400190 // ldr d16, [x12]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff2ba1 // b.ne 0x4dbc <k_mul_panels_64+0x958>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x54feef8b // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x5400026b // b.lt 0x68a4 <k_mul_panels_64+0x2440>
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x3d8000b3 // str q19, [x5]
+	WORD $0x54000403 // b.lo 0x68e4 <k_mul_panels_64+0x2480>
+	WORD $0xf100153f // cmp x9, #0x5
+	WORD $0x3d8004b2 // str q18, [x5, #0x10]
+	WORD $0x54000589 // b.ls 0x6920 <k_mul_panels_64+0x24bc>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3d8008b1 // str q17, [x5, #0x20]
+	WORD $0x54feee20 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xad001d10 // stp q16, q7, [x8]
+	WORD $0x3d800906 // str q6, [x8, #0x20]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54feed20 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400002c // b 0x6950 <k_mul_panels_64+0x24ec>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0000b3 // str d19, [x5]
+	WORD $0xfd0008b2 // str d18, [x5, #0x10]
+	WORD $0xfd0010b1 // str d17, [x5, #0x20]
+	WORD $0x54feec60 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403bef // ldr x15, [sp, #0x70]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0f0cad // add x13, x5, x15, lsl #3
+	WORD $0xfd0001b0 // str d16, [x13]
+	WORD $0xfd0009a7 // str d7, [x13, #0x10]
+	WORD $0x8b0f0caf // add x15, x5, x15, lsl #3
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd0011e6 // str d6, [x15, #0x20]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54feeb20 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400001c // b 0x6950 <k_mul_panels_64+0x24ec>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0008b2 // str d18, [x5, #0x10]
+	WORD $0xfd0010b1 // str d17, [x5, #0x20]
+	WORD $0x54feea80 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403bef // ldr x15, [sp, #0x70]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0f0cad // add x13, x5, x15, lsl #3
+	WORD $0x3d8001b0 // str q16, [x13]
+	WORD $0xfd0009a7 // str d7, [x13, #0x10]
+	WORD $0x8b0f0caf // add x15, x5, x15, lsl #3
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd0011e6 // str d6, [x15, #0x20]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54fee940 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400000d // b 0x6950 <k_mul_panels_64+0x24ec>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0010b1 // str d17, [x5, #0x20]
+	WORD $0x54fee8c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403bef // ldr x15, [sp, #0x70]
+	WORD $0x8b0f0ca8 // add x8, x5, x15, lsl #3
+	WORD $0xad001d10 // stp q16, q7, [x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x8b0f0caf // add x15, x5, x15, lsl #3
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd0011e6 // str d6, [x15, #0x20]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54fee7a0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9402bef // ldr x15, [sp, #0x50]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400012d // b.le 0x6980 <k_mul_panels_64+0x251c>
+	WORD $0x3d8001e5 // str q5, [x15]
+	WORD $0x37000128 // tbnz w8, #0x0, 0x6988 <k_mul_panels_64+0x2524>
+	WORD $0xfd0009e4 // str d4, [x15, #0x10]
+	WORD $0x3700012d // tbnz w13, #0x0, 0x6990 <k_mul_panels_64+0x252c>
+	WORD $0xfd0011e3 // str d3, [x15, #0x20]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54fee640 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000008 // b 0x699c <k_mul_panels_64+0x2538>
+	WORD $0xfd0001e5 // str d5, [x15]
+	WORD $0x3607ff28 // tbz w8, #0x0, 0x6968 <k_mul_panels_64+0x2504>
+	WORD $0x3d8005e4 // str q4, [x15, #0x10]
+	WORD $0x3607ff2d // tbz w13, #0x0, 0x6970 <k_mul_panels_64+0x250c>
+	WORD $0x3d8009e3 // str q3, [x15, #0x20]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54fee540 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
+	WORD $0x8b0900a9 // add x9, x5, x9
+	WORD $0x540035ad // b.le 0x705c <k_mul_panels_64+0x2bf8>
+	WORD $0x3d800122 // str q2, [x9]
+	WORD $0x370035a8 // tbnz w8, #0x0, 0x7064 <k_mul_panels_64+0x2c00>
+	WORD $0xfd000921 // str d1, [x9, #0x10]
+	WORD $0x360035ad // tbz w13, #0x0, 0x706c <k_mul_panels_64+0x2c08>
+	WORD $0x3d800920 // str q0, [x9, #0x20]
+	WORD $0x17fff720 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4001b0 // ldr d16, [x13]
 	WORD $0x4e70d463 // fadd v3.2d, v3.2d, v16.2d
-	WORD $0x3607dfcb // tbz w11, #0x0, 0x6650 <k_mul_panels_64+0x21b4>
-	WORD $0x3dc00590 // ldr q16, [x12, #0x10]
+	WORD $0x3607dee8 // tbz w8, #0x0, 0x65a8 <k_mul_panels_64+0x2144>
+	WORD $0x3dc005b0 // ldr q16, [x13, #0x10]
 	WORD $0x4e62d602 // fadd v2.2d, v16.2d, v2.2d
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54ffdfc0 // b.eq 0x6660 <k_mul_panels_64+0x21c4>
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x54000a4d // b.le 0x6bc0 <k_mul_panels_64+0x2724>
-	WORD $0x3dc00190 // ldr q16, [x12]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54ffdee0 // b.eq 0x65b8 <k_mul_panels_64+0x2154>
+	WORD $0xf94027ed // ldr x13, [sp, #0x48]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x54000a4d // b.le 0x6b34 <k_mul_panels_64+0x26d0>
+	WORD $0x3dc001b0 // ldr q16, [x13]
 	WORD $0x4e61d601 // fadd v1.2d, v16.2d, v1.2d
-	WORD $0x37000a4b // tbnz w11, #0x0, 0x6bcc <k_mul_panels_64+0x2730>
-	WORD $0xfd400990 // ldr d16, [x12, #0x10]
+	WORD $0x37000a48 // tbnz w8, #0x0, 0x6b40 <k_mul_panels_64+0x26dc>
+	WORD $0xfd4009b0 // ldr d16, [x13, #0x10]
 	WORD $0x4e70d400 // fadd v0.2d, v0.2d, v16.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54feda81 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
-	WORD $0x17fffef4 // b 0x666c <k_mul_panels_64+0x21d0>
-	WORD $0xfd401208 // ldr d8, [x16, #0x20]
-	WORD $0xf100063f // cmp x17, #0x1
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54fee121 // b.ne 0x4630 <k_mul_panels_64+0x1cc>
+	WORD $0x17fffeed // b 0x65c4 <k_mul_panels_64+0x2160>
+	WORD $0xfd4010a8 // ldr d8, [x5, #0x20]
+	WORD $0xf10006bf // cmp x21, #0x1
 	WORD $0x4e68d7bd // fadd v29.2d, v29.2d, v8.2d
-	WORD $0x54001d00 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xad402568 // ldp q8, q9, [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x54001d00 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0x8b0d0ca8 // add x8, x5, x13, lsl #3
+	WORD $0xad402508 // ldp q8, q9, [x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e7cd51c // fadd v28.2d, v8.2d, v28.2d
 	WORD $0x4e7bd53b // fadd v27.2d, v9.2d, v27.2d
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0xfd401188 // ldr d8, [x12, #0x20]
-	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x8b0d0cad // add x13, x5, x13, lsl #3
+	WORD $0xfd4011a8 // ldr d8, [x13, #0x20]
+	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4e68d75a // fadd v26.2d, v26.2d, v8.2d
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54001ba0 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0x17ffff25 // b 0x6770 <k_mul_panels_64+0x22d4>
-	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54001ba0 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0x17ffff21 // b 0x66d4 <k_mul_panels_64+0x2270>
+	WORD $0xfd4001e8 // ldr d8, [x15]
 	WORD $0x4e68d739 // fadd v25.2d, v25.2d, v8.2d
-	WORD $0x3607e52b // tbz w11, #0x0, 0x678c <k_mul_panels_64+0x22f0>
-	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x3607e4a8 // tbz w8, #0x0, 0x66f0 <k_mul_panels_64+0x228c>
+	WORD $0x3dc005e8 // ldr q8, [x15, #0x10]
 	WORD $0x4e78d518 // fadd v24.2d, v8.2d, v24.2d
-	WORD $0x3607e52c // tbz w12, #0x0, 0x6798 <k_mul_panels_64+0x22fc>
-	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x3607e4ad // tbz w13, #0x0, 0x66fc <k_mul_panels_64+0x2298>
+	WORD $0x3dc009e8 // ldr q8, [x15, #0x20]
 	WORD $0x4e77d517 // fadd v23.2d, v8.2d, v23.2d
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54001a40 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xf9401fee // ldr x14, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x5400068d // b.le 0x6be4 <k_mul_panels_64+0x2748>
-	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54001a40 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf94027ef // ldr x15, [sp, #0x48]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400068d // b.le 0x6b58 <k_mul_panels_64+0x26f4>
+	WORD $0x3dc001e8 // ldr q8, [x15]
 	WORD $0x4e76d516 // fadd v22.2d, v8.2d, v22.2d
-	WORD $0x3700068b // tbnz w11, #0x0, 0x6bf0 <k_mul_panels_64+0x2754>
-	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x37000688 // tbnz w8, #0x0, 0x6b64 <k_mul_panels_64+0x2700>
+	WORD $0xfd4009e8 // ldr d8, [x15, #0x10]
 	WORD $0x4e68d6b5 // fadd v21.2d, v21.2d, v8.2d
-	WORD $0x3700068c // tbnz w12, #0x0, 0x6bfc <k_mul_panels_64+0x2760>
-	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x3700068d // tbnz w13, #0x0, 0x6b70 <k_mul_panels_64+0x270c>
+	WORD $0xfd4011e8 // ldr d8, [x15, #0x20]
 	WORD $0x4e68d694 // fadd v20.2d, v20.2d, v8.2d
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x54000681 // b.ne 0x6c0c <k_mul_panels_64+0x2770>
-	WORD $0x140000c3 // b 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54000681 // b.ne 0x6b80 <k_mul_panels_64+0x271c>
+	WORD $0x140000c3 // b 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xfd4001b8 // ldr d24, [x13]
 	WORD $0x4e78d673 // fadd v19.2d, v19.2d, v24.2d
-	WORD $0x3607e58b // tbz w11, #0x0, 0x67fc <k_mul_panels_64+0x2360>
-	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x3607e508 // tbz w8, #0x0, 0x6760 <k_mul_panels_64+0x22fc>
+	WORD $0x3dc005b8 // ldr q24, [x13, #0x10]
 	WORD $0x4e72d712 // fadd v18.2d, v24.2d, v18.2d
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54002ea0 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x540006ed // b.le 0x6c48 <k_mul_panels_64+0x27ac>
-	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54002f20 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf94027ed // ldr x13, [sp, #0x48]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x540006ed // b.le 0x6bbc <k_mul_panels_64+0x2758>
+	WORD $0x3dc001b8 // ldr q24, [x13]
 	WORD $0x4e71d711 // fadd v17.2d, v24.2d, v17.2d
-	WORD $0x370006eb // tbnz w11, #0x0, 0x6c54 <k_mul_panels_64+0x27b8>
-	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x370006e8 // tbnz w8, #0x0, 0x6bc8 <k_mul_panels_64+0x2764>
+	WORD $0xfd4009b8 // ldr d24, [x13, #0x10]
 	WORD $0x4e78d610 // fadd v16.2d, v16.2d, v24.2d
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x540006e1 // b.ne 0x6c64 <k_mul_panels_64+0x27c8>
-	WORD $0x14000169 // b 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xfd4001d4 // ldr d20, [x14]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x540006e1 // b.ne 0x6bd8 <k_mul_panels_64+0x2774>
+	WORD $0x1400016d // b 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xfd4001f4 // ldr d20, [x15]
 	WORD $0x4e74d442 // fadd v2.2d, v2.2d, v20.2d
-	WORD $0x3607e98b // tbz w11, #0x0, 0x68c8 <k_mul_panels_64+0x242c>
-	WORD $0x3dc005d4 // ldr q20, [x14, #0x10]
+	WORD $0x3607e908 // tbz w8, #0x0, 0x682c <k_mul_panels_64+0x23c8>
+	WORD $0x3dc005f4 // ldr q20, [x15, #0x10]
 	WORD $0x4e61d681 // fadd v1.2d, v20.2d, v1.2d
-	WORD $0x3607e98c // tbz w12, #0x0, 0x68d4 <k_mul_panels_64+0x2438>
-	WORD $0x3dc009d4 // ldr q20, [x14, #0x20]
+	WORD $0x3607e90d // tbz w13, #0x0, 0x6838 <k_mul_panels_64+0x23d4>
+	WORD $0x3dc009f4 // ldr q20, [x15, #0x20]
 	WORD $0x4e60d680 // fadd v0.2d, v20.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ffe980 // b.eq 0x68e8 <k_mul_panels_64+0x244c>
-	WORD $0x17fff94e // b 0x50f4 <k_mul_panels_64+0xc58>
-	WORD $0xfd400190 // ldr d16, [x12]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ffe900 // b.eq 0x684c <k_mul_panels_64+0x23e8>
+	WORD $0x17fff8a3 // b 0x4dbc <k_mul_panels_64+0x958>
+	WORD $0xfd4001b0 // ldr d16, [x13]
 	WORD $0x4e70d421 // fadd v1.2d, v1.2d, v16.2d
-	WORD $0x3607f60b // tbz w11, #0x0, 0x6a88 <k_mul_panels_64+0x25ec>
-	WORD $0x3dc00590 // ldr q16, [x12, #0x10]
+	WORD $0x3607f608 // tbz w8, #0x0, 0x69fc <k_mul_panels_64+0x2598>
+	WORD $0x3dc005b0 // ldr q16, [x13, #0x10]
 	WORD $0x4e60d600 // fadd v0.2d, v16.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54fed061 // b.ne 0x45e8 <k_mul_panels_64+0x14c>
-	WORD $0x17fffea3 // b 0x666c <k_mul_panels_64+0x21d0>
-	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54fed701 // b.ne 0x4630 <k_mul_panels_64+0x1cc>
+	WORD $0x17fffe9c // b 0x65c4 <k_mul_panels_64+0x2160>
+	WORD $0xfd4001e8 // ldr d8, [x15]
 	WORD $0x4e68d6d6 // fadd v22.2d, v22.2d, v8.2d
-	WORD $0x3607f9cb // tbz w11, #0x0, 0x6b24 <k_mul_panels_64+0x2688>
-	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x3607f9c8 // tbz w8, #0x0, 0x6a98 <k_mul_panels_64+0x2634>
+	WORD $0x3dc005e8 // ldr q8, [x15, #0x10]
 	WORD $0x4e75d515 // fadd v21.2d, v8.2d, v21.2d
-	WORD $0x3607f9cc // tbz w12, #0x0, 0x6b30 <k_mul_panels_64+0x2694>
-	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x3607f9cd // tbz w13, #0x0, 0x6aa4 <k_mul_panels_64+0x2640>
+	WORD $0x3dc009e8 // ldr q8, [x15, #0x20]
 	WORD $0x4e74d514 // fadd v20.2d, v8.2d, v20.2d
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x54001220 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xf94013ee // ldr x14, [sp, #0x20]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x540003ed // b.le 0x6c94 <k_mul_panels_64+0x27f8>
-	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54001220 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf9401bef // ldr x15, [sp, #0x30]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x540003ed // b.le 0x6c08 <k_mul_panels_64+0x27a4>
+	WORD $0x3dc001e8 // ldr q8, [x15]
 	WORD $0x4e73d513 // fadd v19.2d, v8.2d, v19.2d
-	WORD $0x370003eb // tbnz w11, #0x0, 0x6ca0 <k_mul_panels_64+0x2804>
-	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x370003e8 // tbnz w8, #0x0, 0x6c14 <k_mul_panels_64+0x27b0>
+	WORD $0xfd4009e8 // ldr d8, [x15, #0x10]
 	WORD $0x4e68d652 // fadd v18.2d, v18.2d, v8.2d
-	WORD $0x370003ec // tbnz w12, #0x0, 0x6cac <k_mul_panels_64+0x2810>
-	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x370003ed // tbnz w13, #0x0, 0x6c20 <k_mul_panels_64+0x27bc>
+	WORD $0xfd4011e8 // ldr d8, [x15, #0x20]
 	WORD $0x4e68d631 // fadd v17.2d, v17.2d, v8.2d
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x540003e1 // b.ne 0x6cbc <k_mul_panels_64+0x2820>
-	WORD $0x14000082 // b 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x540003e1 // b.ne 0x6c30 <k_mul_panels_64+0x27cc>
+	WORD $0x14000082 // b 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xfd4001b8 // ldr d24, [x13]
 	WORD $0x4e78d631 // fadd v17.2d, v17.2d, v24.2d
-	WORD $0x3607f96b // tbz w11, #0x0, 0x6b7c <k_mul_panels_64+0x26e0>
-	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x3607f968 // tbz w8, #0x0, 0x6af0 <k_mul_panels_64+0x268c>
+	WORD $0x3dc005b8 // ldr q24, [x13, #0x10]
 	WORD $0x4e70d710 // fadd v16.2d, v24.2d, v16.2d
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x54002680 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x5400044d // b.le 0x6cf8 <k_mul_panels_64+0x285c>
-	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54002700 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf9401bed // ldr x13, [sp, #0x30]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x5400044d // b.le 0x6c6c <k_mul_panels_64+0x2808>
+	WORD $0x3dc001b8 // ldr q24, [x13]
 	WORD $0x4e67d707 // fadd v7.2d, v24.2d, v7.2d
-	WORD $0x3700044b // tbnz w11, #0x0, 0x6d04 <k_mul_panels_64+0x2868>
-	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x37000448 // tbnz w8, #0x0, 0x6c78 <k_mul_panels_64+0x2814>
+	WORD $0xfd4009b8 // ldr d24, [x13, #0x10]
 	WORD $0x4e78d4c6 // fadd v6.2d, v6.2d, v24.2d
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x54000441 // b.ne 0x6d14 <k_mul_panels_64+0x2878>
-	WORD $0x14000128 // b 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x54000441 // b.ne 0x6c88 <k_mul_panels_64+0x2824>
+	WORD $0x1400012c // b 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xfd4001e8 // ldr d8, [x15]
 	WORD $0x4e68d673 // fadd v19.2d, v19.2d, v8.2d
-	WORD $0x3607fc6b // tbz w11, #0x0, 0x6c28 <k_mul_panels_64+0x278c>
-	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x3607fc68 // tbz w8, #0x0, 0x6b9c <k_mul_panels_64+0x2738>
+	WORD $0x3dc005e8 // ldr q8, [x15, #0x10]
 	WORD $0x4e72d512 // fadd v18.2d, v8.2d, v18.2d
-	WORD $0x3607fc6c // tbz w12, #0x0, 0x6c34 <k_mul_panels_64+0x2798>
-	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x3607fc6d // tbz w13, #0x0, 0x6ba8 <k_mul_panels_64+0x2744>
+	WORD $0x3dc009e8 // ldr q8, [x15, #0x20]
 	WORD $0x4e71d511 // fadd v17.2d, v8.2d, v17.2d
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x54000ca0 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xf9400fee // ldr x14, [sp, #0x18]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x540003ed // b.le 0x6d44 <k_mul_panels_64+0x28a8>
-	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x54000ca0 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf94017ef // ldr x15, [sp, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x540003ed // b.le 0x6cb8 <k_mul_panels_64+0x2854>
+	WORD $0x3dc001e8 // ldr q8, [x15]
 	WORD $0x4e70d510 // fadd v16.2d, v8.2d, v16.2d
-	WORD $0x370003eb // tbnz w11, #0x0, 0x6d50 <k_mul_panels_64+0x28b4>
-	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x370003e8 // tbnz w8, #0x0, 0x6cc4 <k_mul_panels_64+0x2860>
+	WORD $0xfd4009e8 // ldr d8, [x15, #0x10]
 	WORD $0x4e68d4e7 // fadd v7.2d, v7.2d, v8.2d
-	WORD $0x370003ec // tbnz w12, #0x0, 0x6d5c <k_mul_panels_64+0x28c0>
-	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x370003ed // tbnz w13, #0x0, 0x6cd0 <k_mul_panels_64+0x286c>
+	WORD $0xfd4011e8 // ldr d8, [x15, #0x20]
 	WORD $0x4e68d4c6 // fadd v6.2d, v6.2d, v8.2d
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x540003e1 // b.ne 0x6d6c <k_mul_panels_64+0x28d0>
-	WORD $0x14000056 // b 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x540003e1 // b.ne 0x6ce0 <k_mul_panels_64+0x287c>
+	WORD $0x14000056 // b 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xfd4001b8 // ldr d24, [x13]
 	WORD $0x4e78d4e7 // fadd v7.2d, v7.2d, v24.2d
-	WORD $0x3607fc0b // tbz w11, #0x0, 0x6c80 <k_mul_panels_64+0x27e4>
-	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x3607fc08 // tbz w8, #0x0, 0x6bf4 <k_mul_panels_64+0x2790>
+	WORD $0x3dc005b8 // ldr q24, [x13, #0x10]
 	WORD $0x4e66d706 // fadd v6.2d, v24.2d, v6.2d
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x54002100 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x5400044d // b.le 0x6da8 <k_mul_panels_64+0x290c>
-	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x54002180 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x5400044d // b.le 0x6d1c <k_mul_panels_64+0x28b8>
+	WORD $0x3dc001b8 // ldr q24, [x13]
 	WORD $0x4e65d705 // fadd v5.2d, v24.2d, v5.2d
-	WORD $0x3700044b // tbnz w11, #0x0, 0x6db4 <k_mul_panels_64+0x2918>
-	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x37000448 // tbnz w8, #0x0, 0x6d28 <k_mul_panels_64+0x28c4>
+	WORD $0xfd4009b8 // ldr d24, [x13, #0x10]
 	WORD $0x4e78d484 // fadd v4.2d, v4.2d, v24.2d
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54000441 // b.ne 0x6dc4 <k_mul_panels_64+0x2928>
-	WORD $0x140000fc // b 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x54000441 // b.ne 0x6d38 <k_mul_panels_64+0x28d4>
+	WORD $0x14000100 // b 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xfd4001e8 // ldr d8, [x15]
 	WORD $0x4e68d610 // fadd v16.2d, v16.2d, v8.2d
-	WORD $0x3607fc6b // tbz w11, #0x0, 0x6cd8 <k_mul_panels_64+0x283c>
-	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x3607fc68 // tbz w8, #0x0, 0x6c4c <k_mul_panels_64+0x27e8>
+	WORD $0x3dc005e8 // ldr q8, [x15, #0x10]
 	WORD $0x4e67d507 // fadd v7.2d, v8.2d, v7.2d
-	WORD $0x3607fc6c // tbz w12, #0x0, 0x6ce4 <k_mul_panels_64+0x2848>
-	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x3607fc6d // tbz w13, #0x0, 0x6c58 <k_mul_panels_64+0x27f4>
+	WORD $0x3dc009e8 // ldr q8, [x15, #0x20]
 	WORD $0x4e66d506 // fadd v6.2d, v8.2d, v6.2d
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54000720 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xf9400bee // ldr x14, [sp, #0x10]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x540003ed // b.le 0x6df4 <k_mul_panels_64+0x2958>
-	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x54000720 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf94013ef // ldr x15, [sp, #0x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x540003ed // b.le 0x6d68 <k_mul_panels_64+0x2904>
+	WORD $0x3dc001e8 // ldr q8, [x15]
 	WORD $0x4e65d505 // fadd v5.2d, v8.2d, v5.2d
-	WORD $0x370003eb // tbnz w11, #0x0, 0x6e00 <k_mul_panels_64+0x2964>
-	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x370003e8 // tbnz w8, #0x0, 0x6d74 <k_mul_panels_64+0x2910>
+	WORD $0xfd4009e8 // ldr d8, [x15, #0x10]
 	WORD $0x4e68d484 // fadd v4.2d, v4.2d, v8.2d
-	WORD $0x370003ec // tbnz w12, #0x0, 0x6e0c <k_mul_panels_64+0x2970>
-	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x370003ed // tbnz w13, #0x0, 0x6d80 <k_mul_panels_64+0x291c>
+	WORD $0xfd4011e8 // ldr d8, [x15, #0x20]
 	WORD $0x4e68d463 // fadd v3.2d, v3.2d, v8.2d
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x540003e1 // b.ne 0x6e1c <k_mul_panels_64+0x2980>
-	WORD $0x1400002a // b 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x540003e1 // b.ne 0x6d90 <k_mul_panels_64+0x292c>
+	WORD $0x1400002a // b 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xfd4001b8 // ldr d24, [x13]
 	WORD $0x4e78d4a5 // fadd v5.2d, v5.2d, v24.2d
-	WORD $0x3607fc0b // tbz w11, #0x0, 0x6d30 <k_mul_panels_64+0x2894>
-	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x3607fc08 // tbz w8, #0x0, 0x6ca4 <k_mul_panels_64+0x2840>
+	WORD $0x3dc005b8 // ldr q24, [x13, #0x10]
 	WORD $0x4e64d704 // fadd v4.2d, v24.2d, v4.2d
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54001b80 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x5400190d // b.le 0x70f0 <k_mul_panels_64+0x2c54>
-	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x54001c00 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf94013ed // ldr x13, [sp, #0x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x5400198d // b.le 0x7074 <k_mul_panels_64+0x2c10>
+	WORD $0x3dc001b8 // ldr q24, [x13]
 	WORD $0x4e63d703 // fadd v3.2d, v24.2d, v3.2d
-	WORD $0x3700190b // tbnz w11, #0x0, 0x70fc <k_mul_panels_64+0x2c60>
-	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x37001988 // tbnz w8, #0x0, 0x7080 <k_mul_panels_64+0x2c1c>
+	WORD $0xfd4009b8 // ldr d24, [x13, #0x10]
 	WORD $0x4e78d442 // fadd v2.2d, v2.2d, v24.2d
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x54001901 // b.ne 0x710c <k_mul_panels_64+0x2c70>
-	WORD $0x140000d0 // b 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x54001981 // b.ne 0x7090 <k_mul_panels_64+0x2c2c>
+	WORD $0x140000d4 // b 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xfd4001e8 // ldr d8, [x15]
 	WORD $0x4e68d4a5 // fadd v5.2d, v5.2d, v8.2d
-	WORD $0x3607fc6b // tbz w11, #0x0, 0x6d88 <k_mul_panels_64+0x28ec>
-	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x3607fc68 // tbz w8, #0x0, 0x6cfc <k_mul_panels_64+0x2898>
+	WORD $0x3dc005e8 // ldr q8, [x15, #0x10]
 	WORD $0x4e64d504 // fadd v4.2d, v8.2d, v4.2d
-	WORD $0x3607fc6c // tbz w12, #0x0, 0x6d94 <k_mul_panels_64+0x28f8>
-	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x3607fc6d // tbz w13, #0x0, 0x6d08 <k_mul_panels_64+0x28a4>
+	WORD $0x3dc009e8 // ldr q8, [x15, #0x20]
 	WORD $0x4e63d503 // fadd v3.2d, v8.2d, v3.2d
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x540001a0 // b.eq 0x6e4c <k_mul_panels_64+0x29b0>
-	WORD $0xf94007ee // ldr x14, [sp, #0x8]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x540027ad // b.le 0x731c <k_mul_panels_64+0x2e80>
-	WORD $0x3dc001c8 // ldr q8, [x14]
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x540001a0 // b.eq 0x6dc0 <k_mul_panels_64+0x295c>
+	WORD $0xf94007ef // ldr x15, [sp, #0x8]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400288d // b.le 0x72ac <k_mul_panels_64+0x2e48>
+	WORD $0x3dc001e8 // ldr q8, [x15]
 	WORD $0x4e62d502 // fadd v2.2d, v8.2d, v2.2d
-	WORD $0x370027ab // tbnz w11, #0x0, 0x7328 <k_mul_panels_64+0x2e8c>
-	WORD $0xfd4009c8 // ldr d8, [x14, #0x10]
+	WORD $0x37002888 // tbnz w8, #0x0, 0x72b8 <k_mul_panels_64+0x2e54>
+	WORD $0xfd4009e8 // ldr d8, [x15, #0x10]
 	WORD $0x4e68d421 // fadd v1.2d, v1.2d, v8.2d
-	WORD $0x370027ac // tbnz w12, #0x0, 0x7334 <k_mul_panels_64+0x2e98>
-	WORD $0xfd4011c8 // ldr d8, [x14, #0x20]
+	WORD $0x3700288d // tbnz w13, #0x0, 0x72c4 <k_mul_panels_64+0x2e60>
+	WORD $0xfd4011e8 // ldr d8, [x15, #0x20]
 	WORD $0x4e68d400 // fadd v0.2d, v0.2d, v8.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54feeaa1 // b.ne 0x4ba8 <k_mul_panels_64+0x70c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54febceb // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400024b // b.lt 0x6eac <k_mul_panels_64+0x2a10>
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x3d80021f // str q31, [x16]
-	WORD $0x540003c3 // b.lo 0x6ee8 <k_mul_panels_64+0x2a4c>
-	WORD $0xf10017df // cmp x30, #0x5
-	WORD $0x3d80061e // str q30, [x16, #0x10]
-	WORD $0x54000529 // b.ls 0x6f20 <k_mul_panels_64+0x2a84>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x3d800a1d // str q29, [x16, #0x20]
-	WORD $0x54febb80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0xad006d7c // stp q28, q27, [x11]
-	WORD $0x3d80097a // str q26, [x11, #0x20]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54febaa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000029 // b 0x6f4c <k_mul_panels_64+0x2ab0>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd00021f // str d31, [x16]
-	WORD $0xfd000a1e // str d30, [x16, #0x10]
-	WORD $0xfd00121d // str d29, [x16, #0x20]
-	WORD $0x54feb9e0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xfd00019c // str d28, [x12]
-	WORD $0xfd00099b // str d27, [x12, #0x10]
-	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xfd0011da // str d26, [x14, #0x20]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54feb8c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x1400001a // b 0x6f4c <k_mul_panels_64+0x2ab0>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000a1e // str d30, [x16, #0x10]
-	WORD $0xfd00121d // str d29, [x16, #0x20]
-	WORD $0x54feb820 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x3d80019c // str q28, [x12]
-	WORD $0xfd00099b // str d27, [x12, #0x10]
-	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xfd0011da // str d26, [x14, #0x20]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54feb700 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x1400000c // b 0x6f4c <k_mul_panels_64+0x2ab0>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd00121d // str d29, [x16, #0x20]
-	WORD $0x54feb680 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xad006d7c // stp q28, q27, [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0x8b060e0e // add x14, x16, x6, lsl #3
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xfd0011da // str d26, [x14, #0x20]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54feb580 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9403fee // ldr x14, [sp, #0x78]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x5400012d // b.le 0x6f7c <k_mul_panels_64+0x2ae0>
-	WORD $0x3d8001d9 // str q25, [x14]
-	WORD $0x3700012b // tbnz w11, #0x0, 0x6f84 <k_mul_panels_64+0x2ae8>
-	WORD $0xfd0009d8 // str d24, [x14, #0x10]
-	WORD $0x3700012c // tbnz w12, #0x0, 0x6f8c <k_mul_panels_64+0x2af0>
-	WORD $0xfd0011d7 // str d23, [x14, #0x20]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54feb420 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000008 // b 0x6f98 <k_mul_panels_64+0x2afc>
-	WORD $0xfd0001d9 // str d25, [x14]
-	WORD $0x3607ff2b // tbz w11, #0x0, 0x6f64 <k_mul_panels_64+0x2ac8>
-	WORD $0x3d8005d8 // str q24, [x14, #0x10]
-	WORD $0x3607ff2c // tbz w12, #0x0, 0x6f6c <k_mul_panels_64+0x2ad0>
-	WORD $0x3d8009d7 // str q23, [x14, #0x20]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54feb320 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9401fee // ldr x14, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x5400012d // b.le 0x6fc8 <k_mul_panels_64+0x2b2c>
-	WORD $0x3d8001d6 // str q22, [x14]
-	WORD $0x3700012b // tbnz w11, #0x0, 0x6fd0 <k_mul_panels_64+0x2b34>
-	WORD $0xfd0009d5 // str d21, [x14, #0x10]
-	WORD $0x3700012c // tbnz w12, #0x0, 0x6fd8 <k_mul_panels_64+0x2b3c>
-	WORD $0xfd0011d4 // str d20, [x14, #0x20]
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x54feb1c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000008 // b 0x6fe4 <k_mul_panels_64+0x2b48>
-	WORD $0xfd0001d6 // str d22, [x14]
-	WORD $0x3607ff2b // tbz w11, #0x0, 0x6fb0 <k_mul_panels_64+0x2b14>
-	WORD $0x3d8005d5 // str q21, [x14, #0x10]
-	WORD $0x3607ff2c // tbz w12, #0x0, 0x6fb8 <k_mul_panels_64+0x2b1c>
-	WORD $0x3d8009d4 // str q20, [x14, #0x20]
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x54feb0c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf94013ee // ldr x14, [sp, #0x20]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x5400012d // b.le 0x7014 <k_mul_panels_64+0x2b78>
-	WORD $0x3d8001d3 // str q19, [x14]
-	WORD $0x3700012b // tbnz w11, #0x0, 0x701c <k_mul_panels_64+0x2b80>
-	WORD $0xfd0009d2 // str d18, [x14, #0x10]
-	WORD $0x3700012c // tbnz w12, #0x0, 0x7024 <k_mul_panels_64+0x2b88>
-	WORD $0xfd0011d1 // str d17, [x14, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x54feaf60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000008 // b 0x7030 <k_mul_panels_64+0x2b94>
-	WORD $0xfd0001d3 // str d19, [x14]
-	WORD $0x3607ff2b // tbz w11, #0x0, 0x6ffc <k_mul_panels_64+0x2b60>
-	WORD $0x3d8005d2 // str q18, [x14, #0x10]
-	WORD $0x3607ff2c // tbz w12, #0x0, 0x7004 <k_mul_panels_64+0x2b68>
-	WORD $0x3d8009d1 // str q17, [x14, #0x20]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x54feae60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9400fee // ldr x14, [sp, #0x18]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x5400012d // b.le 0x7060 <k_mul_panels_64+0x2bc4>
-	WORD $0x3d8001d0 // str q16, [x14]
-	WORD $0x3700012b // tbnz w11, #0x0, 0x7068 <k_mul_panels_64+0x2bcc>
-	WORD $0xfd0009c7 // str d7, [x14, #0x10]
-	WORD $0x3700012c // tbnz w12, #0x0, 0x7070 <k_mul_panels_64+0x2bd4>
-	WORD $0xfd0011c6 // str d6, [x14, #0x20]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54fead00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000008 // b 0x707c <k_mul_panels_64+0x2be0>
-	WORD $0xfd0001d0 // str d16, [x14]
-	WORD $0x3607ff2b // tbz w11, #0x0, 0x7048 <k_mul_panels_64+0x2bac>
-	WORD $0x3d8005c7 // str q7, [x14, #0x10]
-	WORD $0x3607ff2c // tbz w12, #0x0, 0x7050 <k_mul_panels_64+0x2bb4>
-	WORD $0x3d8009c6 // str q6, [x14, #0x20]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54feac00 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9400bee // ldr x14, [sp, #0x10]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x5400012d // b.le 0x70ac <k_mul_panels_64+0x2c10>
-	WORD $0x3d8001c5 // str q5, [x14]
-	WORD $0x3700012b // tbnz w11, #0x0, 0x70b4 <k_mul_panels_64+0x2c18>
-	WORD $0xfd0009c4 // str d4, [x14, #0x10]
-	WORD $0x3700012c // tbnz w12, #0x0, 0x70bc <k_mul_panels_64+0x2c20>
-	WORD $0xfd0011c3 // str d3, [x14, #0x20]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x54feaaa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000008 // b 0x70c8 <k_mul_panels_64+0x2c2c>
-	WORD $0xfd0001c5 // str d5, [x14]
-	WORD $0x3607ff2b // tbz w11, #0x0, 0x7094 <k_mul_panels_64+0x2bf8>
-	WORD $0x3d8005c4 // str q4, [x14, #0x10]
-	WORD $0x3607ff2c // tbz w12, #0x0, 0x709c <k_mul_panels_64+0x2c00>
-	WORD $0x3d8009c3 // str q3, [x14, #0x20]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x54fea9a0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf94007ee // ldr x14, [sp, #0x8]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0e020e // add x14, x16, x14
-	WORD $0x54ffcb2c // b.gt 0x6a38 <k_mul_panels_64+0x259c>
-	WORD $0xfd0001c2 // str d2, [x14]
-	WORD $0x3607cb2b // tbz w11, #0x0, 0x6a40 <k_mul_panels_64+0x25a4>
-	WORD $0x3d8005c1 // str q1, [x14, #0x10]
-	WORD $0x3707cb2c // tbnz w12, #0x0, 0x6a48 <k_mul_panels_64+0x25ac>
-	WORD $0xfd0011c0 // str d0, [x14, #0x20]
-	WORD $0x17fff543 // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff5ae1 // b.ne 0x5924 <k_mul_panels_64+0x14c0>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x54fec38b // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x5400026b // b.lt 0x6e24 <k_mul_panels_64+0x29c0>
+	WORD $0xf100113f // cmp x9, #0x4
+	WORD $0x3d8000bf // str q31, [x5]
+	WORD $0x54000403 // b.lo 0x6e64 <k_mul_panels_64+0x2a00>
+	WORD $0xf100153f // cmp x9, #0x5
+	WORD $0x3d8004be // str q30, [x5, #0x10]
+	WORD $0x54000589 // b.ls 0x6ea0 <k_mul_panels_64+0x2a3c>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3d8008bd // str q29, [x5, #0x20]
+	WORD $0x54fec220 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xad006d1c // stp q28, q27, [x8]
+	WORD $0x3d80091a // str q26, [x8, #0x20]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54fec120 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400002c // b 0x6ed0 <k_mul_panels_64+0x2a6c>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0000bf // str d31, [x5]
+	WORD $0xfd0008be // str d30, [x5, #0x10]
+	WORD $0xfd0010bd // str d29, [x5, #0x20]
+	WORD $0x54fec060 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403bef // ldr x15, [sp, #0x70]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0f0cad // add x13, x5, x15, lsl #3
+	WORD $0xfd0001bc // str d28, [x13]
+	WORD $0xfd0009bb // str d27, [x13, #0x10]
+	WORD $0x8b0f0caf // add x15, x5, x15, lsl #3
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd0011fa // str d26, [x15, #0x20]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54febf20 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400001c // b 0x6ed0 <k_mul_panels_64+0x2a6c>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0008be // str d30, [x5, #0x10]
+	WORD $0xfd0010bd // str d29, [x5, #0x20]
+	WORD $0x54febe80 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403bef // ldr x15, [sp, #0x70]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0f0cad // add x13, x5, x15, lsl #3
+	WORD $0x3d8001bc // str q28, [x13]
+	WORD $0xfd0009bb // str d27, [x13, #0x10]
+	WORD $0x8b0f0caf // add x15, x5, x15, lsl #3
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd0011fa // str d26, [x15, #0x20]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54febd40 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400000d // b 0x6ed0 <k_mul_panels_64+0x2a6c>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0010bd // str d29, [x5, #0x20]
+	WORD $0x54febcc0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403bef // ldr x15, [sp, #0x70]
+	WORD $0x8b0f0ca8 // add x8, x5, x15, lsl #3
+	WORD $0xad006d1c // stp q28, q27, [x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0x8b0f0caf // add x15, x5, x15, lsl #3
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xfd0011fa // str d26, [x15, #0x20]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54febba0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9402bef // ldr x15, [sp, #0x50]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400012d // b.le 0x6f00 <k_mul_panels_64+0x2a9c>
+	WORD $0x3d8001f9 // str q25, [x15]
+	WORD $0x37000128 // tbnz w8, #0x0, 0x6f08 <k_mul_panels_64+0x2aa4>
+	WORD $0xfd0009f8 // str d24, [x15, #0x10]
+	WORD $0x3700012d // tbnz w13, #0x0, 0x6f10 <k_mul_panels_64+0x2aac>
+	WORD $0xfd0011f7 // str d23, [x15, #0x20]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54feba40 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000008 // b 0x6f1c <k_mul_panels_64+0x2ab8>
+	WORD $0xfd0001f9 // str d25, [x15]
+	WORD $0x3607ff28 // tbz w8, #0x0, 0x6ee8 <k_mul_panels_64+0x2a84>
+	WORD $0x3d8005f8 // str q24, [x15, #0x10]
+	WORD $0x3607ff2d // tbz w13, #0x0, 0x6ef0 <k_mul_panels_64+0x2a8c>
+	WORD $0x3d8009f7 // str q23, [x15, #0x20]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54feb940 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94027ef // ldr x15, [sp, #0x48]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400012d // b.le 0x6f4c <k_mul_panels_64+0x2ae8>
+	WORD $0x3d8001f6 // str q22, [x15]
+	WORD $0x37000128 // tbnz w8, #0x0, 0x6f54 <k_mul_panels_64+0x2af0>
+	WORD $0xfd0009f5 // str d21, [x15, #0x10]
+	WORD $0x3700012d // tbnz w13, #0x0, 0x6f5c <k_mul_panels_64+0x2af8>
+	WORD $0xfd0011f4 // str d20, [x15, #0x20]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54feb7e0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000008 // b 0x6f68 <k_mul_panels_64+0x2b04>
+	WORD $0xfd0001f6 // str d22, [x15]
+	WORD $0x3607ff28 // tbz w8, #0x0, 0x6f34 <k_mul_panels_64+0x2ad0>
+	WORD $0x3d8005f5 // str q21, [x15, #0x10]
+	WORD $0x3607ff2d // tbz w13, #0x0, 0x6f3c <k_mul_panels_64+0x2ad8>
+	WORD $0x3d8009f4 // str q20, [x15, #0x20]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54feb6e0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9401bef // ldr x15, [sp, #0x30]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400012d // b.le 0x6f98 <k_mul_panels_64+0x2b34>
+	WORD $0x3d8001f3 // str q19, [x15]
+	WORD $0x37000128 // tbnz w8, #0x0, 0x6fa0 <k_mul_panels_64+0x2b3c>
+	WORD $0xfd0009f2 // str d18, [x15, #0x10]
+	WORD $0x3700012d // tbnz w13, #0x0, 0x6fa8 <k_mul_panels_64+0x2b44>
+	WORD $0xfd0011f1 // str d17, [x15, #0x20]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x54feb580 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000008 // b 0x6fb4 <k_mul_panels_64+0x2b50>
+	WORD $0xfd0001f3 // str d19, [x15]
+	WORD $0x3607ff28 // tbz w8, #0x0, 0x6f80 <k_mul_panels_64+0x2b1c>
+	WORD $0x3d8005f2 // str q18, [x15, #0x10]
+	WORD $0x3607ff2d // tbz w13, #0x0, 0x6f88 <k_mul_panels_64+0x2b24>
+	WORD $0x3d8009f1 // str q17, [x15, #0x20]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x54feb480 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94017ef // ldr x15, [sp, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400012d // b.le 0x6fe4 <k_mul_panels_64+0x2b80>
+	WORD $0x3d8001f0 // str q16, [x15]
+	WORD $0x37000128 // tbnz w8, #0x0, 0x6fec <k_mul_panels_64+0x2b88>
+	WORD $0xfd0009e7 // str d7, [x15, #0x10]
+	WORD $0x3700012d // tbnz w13, #0x0, 0x6ff4 <k_mul_panels_64+0x2b90>
+	WORD $0xfd0011e6 // str d6, [x15, #0x20]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x54feb320 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000008 // b 0x7000 <k_mul_panels_64+0x2b9c>
+	WORD $0xfd0001f0 // str d16, [x15]
+	WORD $0x3607ff28 // tbz w8, #0x0, 0x6fcc <k_mul_panels_64+0x2b68>
+	WORD $0x3d8005e7 // str q7, [x15, #0x10]
+	WORD $0x3607ff2d // tbz w13, #0x0, 0x6fd4 <k_mul_panels_64+0x2b70>
+	WORD $0x3d8009e6 // str q6, [x15, #0x20]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x54feb220 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94013ef // ldr x15, [sp, #0x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0f00af // add x15, x5, x15
+	WORD $0x5400012d // b.le 0x7030 <k_mul_panels_64+0x2bcc>
+	WORD $0x3d8001e5 // str q5, [x15]
+	WORD $0x37000128 // tbnz w8, #0x0, 0x7038 <k_mul_panels_64+0x2bd4>
+	WORD $0xfd0009e4 // str d4, [x15, #0x10]
+	WORD $0x3700012d // tbnz w13, #0x0, 0x7040 <k_mul_panels_64+0x2bdc>
+	WORD $0xfd0011e3 // str d3, [x15, #0x20]
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x54feb0c0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000008 // b 0x704c <k_mul_panels_64+0x2be8>
+	WORD $0xfd0001e5 // str d5, [x15]
+	WORD $0x3607ff28 // tbz w8, #0x0, 0x7018 <k_mul_panels_64+0x2bb4>
+	WORD $0x3d8005e4 // str q4, [x15, #0x10]
+	WORD $0x3607ff2d // tbz w13, #0x0, 0x7020 <k_mul_panels_64+0x2bbc>
+	WORD $0x3d8009e3 // str q3, [x15, #0x20]
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x54feafc0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
+	WORD $0x8b0900a9 // add x9, x5, x9
+	WORD $0x54ffcaac // b.gt 0x69ac <k_mul_panels_64+0x2548>
+	WORD $0xfd000122 // str d2, [x9]
+	WORD $0x3607caa8 // tbz w8, #0x0, 0x69b4 <k_mul_panels_64+0x2550>
+	WORD $0x3d800521 // str q1, [x9, #0x10]
+	WORD $0x3707caad // tbnz w13, #0x0, 0x69bc <k_mul_panels_64+0x2558>
+	WORD $0xfd001120 // str d0, [x9, #0x20]
+	WORD $0x17fff574 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4001b8 // ldr d24, [x13]
 	WORD $0x4e78d463 // fadd v3.2d, v3.2d, v24.2d
-	WORD $0x3607e74b // tbz w11, #0x0, 0x6de0 <k_mul_panels_64+0x2944>
-	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x3607e6c8 // tbz w8, #0x0, 0x6d54 <k_mul_panels_64+0x28f0>
+	WORD $0x3dc005b8 // ldr q24, [x13, #0x10]
 	WORD $0x4e62d702 // fadd v2.2d, v24.2d, v2.2d
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x54000140 // b.eq 0x7130 <k_mul_panels_64+0x2c94>
-	WORD $0xf94007ec // ldr x12, [sp, #0x8]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x540011ad // b.le 0x734c <k_mul_panels_64+0x2eb0>
-	WORD $0x3dc00198 // ldr q24, [x12]
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x54000140 // b.eq 0x70b4 <k_mul_panels_64+0x2c50>
+	WORD $0xf94007ed // ldr x13, [sp, #0x8]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x5400120d // b.le 0x72dc <k_mul_panels_64+0x2e78>
+	WORD $0x3dc001b8 // ldr q24, [x13]
 	WORD $0x4e61d701 // fadd v1.2d, v24.2d, v1.2d
-	WORD $0x370011ab // tbnz w11, #0x0, 0x7358 <k_mul_panels_64+0x2ebc>
-	WORD $0xfd400998 // ldr d24, [x12, #0x10]
+	WORD $0x37001208 // tbnz w8, #0x0, 0x72e8 <k_mul_panels_64+0x2e84>
+	WORD $0xfd4009b8 // ldr d24, [x13, #0x10]
 	WORD $0x4e78d400 // fadd v0.2d, v0.2d, v24.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ff4741 // b.ne 0x5a20 <k_mul_panels_64+0x1584>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x54fea5cb // b.lt 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540001ab // b.lt 0x717c <k_mul_panels_64+0x2ce0>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x3d800217 // str q23, [x16]
-	WORD $0x540002a9 // b.ls 0x71a8 <k_mul_panels_64+0x2d0c>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0x3d800616 // str q22, [x16, #0x10]
-	WORD $0x54fea4c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x8b060e0b // add x11, x16, x6, lsl #3
-	WORD $0xad005175 // stp q21, q20, [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fea420 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000016 // b 0x71d0 <k_mul_panels_64+0x2d34>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000217 // str d23, [x16]
-	WORD $0xfd000a16 // str d22, [x16, #0x10]
-	WORD $0x54fea380 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfc267a15 // str d21, [x16, x6, lsl #3]
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xfd000994 // str d20, [x12, #0x10]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fea2c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x1400000b // b 0x71d0 <k_mul_panels_64+0x2d34>
-	WORD $0xf100063f // cmp x17, #0x1
-	WORD $0xfd000a16 // str d22, [x16, #0x10]
-	WORD $0x54fea240 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xd37df0cb // lsl x11, x6, #3
-	WORD $0x3cab6a15 // str q21, [x16, x11]
-	WORD $0x8b060e0c // add x12, x16, x6, lsl #3
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xfd000994 // str d20, [x12, #0x10]
-	WORD $0xf1000a3f // cmp x17, #0x2
-	WORD $0x54fea160 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9403fec // ldr x12, [sp, #0x78]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x540000ed // b.le 0x71f8 <k_mul_panels_64+0x2d5c>
-	WORD $0x3d800193 // str q19, [x12]
-	WORD $0x370000eb // tbnz w11, #0x0, 0x7200 <k_mul_panels_64+0x2d64>
-	WORD $0xfd000992 // str d18, [x12, #0x10]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54fea040 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000006 // b 0x720c <k_mul_panels_64+0x2d70>
-	WORD $0xfd000193 // str d19, [x12]
-	WORD $0x3607ff6b // tbz w11, #0x0, 0x71e8 <k_mul_panels_64+0x2d4c>
-	WORD $0x3d800592 // str q18, [x12, #0x10]
-	WORD $0xf1000e3f // cmp x17, #0x3
-	WORD $0x54fe9f80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9401fec // ldr x12, [sp, #0x38]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x540000ed // b.le 0x7234 <k_mul_panels_64+0x2d98>
-	WORD $0x3d800191 // str q17, [x12]
-	WORD $0x370000eb // tbnz w11, #0x0, 0x723c <k_mul_panels_64+0x2da0>
-	WORD $0xfd000990 // str d16, [x12, #0x10]
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x54fe9e60 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000006 // b 0x7248 <k_mul_panels_64+0x2dac>
-	WORD $0xfd000191 // str d17, [x12]
-	WORD $0x3607ff6b // tbz w11, #0x0, 0x7224 <k_mul_panels_64+0x2d88>
-	WORD $0x3d800590 // str q16, [x12, #0x10]
-	WORD $0xf100123f // cmp x17, #0x4
-	WORD $0x54fe9da0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf94013ec // ldr x12, [sp, #0x20]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x540000ed // b.le 0x7270 <k_mul_panels_64+0x2dd4>
-	WORD $0x3d800187 // str q7, [x12]
-	WORD $0x370000eb // tbnz w11, #0x0, 0x7278 <k_mul_panels_64+0x2ddc>
-	WORD $0xfd000986 // str d6, [x12, #0x10]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x54fe9c80 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000006 // b 0x7284 <k_mul_panels_64+0x2de8>
-	WORD $0xfd000187 // str d7, [x12]
-	WORD $0x3607ff6b // tbz w11, #0x0, 0x7260 <k_mul_panels_64+0x2dc4>
-	WORD $0x3d800586 // str q6, [x12, #0x10]
-	WORD $0xf100163f // cmp x17, #0x5
-	WORD $0x54fe9bc0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9400fec // ldr x12, [sp, #0x18]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x540000ed // b.le 0x72ac <k_mul_panels_64+0x2e10>
-	WORD $0x3d800185 // str q5, [x12]
-	WORD $0x370000eb // tbnz w11, #0x0, 0x72b4 <k_mul_panels_64+0x2e18>
-	WORD $0xfd000984 // str d4, [x12, #0x10]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54fe9aa0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000006 // b 0x72c0 <k_mul_panels_64+0x2e24>
-	WORD $0xfd000185 // str d5, [x12]
-	WORD $0x3607ff6b // tbz w11, #0x0, 0x729c <k_mul_panels_64+0x2e00>
-	WORD $0x3d800584 // str q4, [x12, #0x10]
-	WORD $0xf1001a3f // cmp x17, #0x6
-	WORD $0x54fe99e0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf9400bec // ldr x12, [sp, #0x10]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x540000ed // b.le 0x72e8 <k_mul_panels_64+0x2e4c>
-	WORD $0x3d800183 // str q3, [x12]
-	WORD $0x370000eb // tbnz w11, #0x0, 0x72f0 <k_mul_panels_64+0x2e54>
-	WORD $0xfd000982 // str d2, [x12, #0x10]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x54fe98c0 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0x14000006 // b 0x72fc <k_mul_panels_64+0x2e60>
-	WORD $0xfd000183 // str d3, [x12]
-	WORD $0x3607ff6b // tbz w11, #0x0, 0x72d8 <k_mul_panels_64+0x2e3c>
-	WORD $0x3d800582 // str q2, [x12, #0x10]
-	WORD $0xf1001e3f // cmp x17, #0x7
-	WORD $0x54fe9800 // b.eq 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xf94007ec // ldr x12, [sp, #0x8]
-	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x8b0c020c // add x12, x16, x12
-	WORD $0x54ffa96c // b.gt 0x6834 <k_mul_panels_64+0x2398>
-	WORD $0xfd000181 // str d1, [x12]
-	WORD $0x3707a96b // tbnz w11, #0x0, 0x683c <k_mul_panels_64+0x23a0>
-	WORD $0xfd000980 // str d0, [x12, #0x10]
-	WORD $0x17fff4b8 // b 0x45f8 <k_mul_panels_64+0x15c>
-	WORD $0xfd4001c8 // ldr d8, [x14]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff5ec1 // b.ne 0x5c94 <k_mul_panels_64+0x1830>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x54feabeb // b.lt 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100093f // cmp x9, #0x2
+	WORD $0x540001cb // b.lt 0x7104 <k_mul_panels_64+0x2ca0>
+	WORD $0xf1000d3f // cmp x9, #0x3
+	WORD $0x3d8000b7 // str q23, [x5]
+	WORD $0x540002e9 // b.ls 0x7134 <k_mul_panels_64+0x2cd0>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0x3d8004b6 // str q22, [x5, #0x10]
+	WORD $0x54feaae0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403be8 // ldr x8, [sp, #0x70]
+	WORD $0x8b080ca8 // add x8, x5, x8, lsl #3
+	WORD $0xad005115 // stp q21, q20, [x8]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54feaa20 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000018 // b 0x7160 <k_mul_panels_64+0x2cfc>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0000b7 // str d23, [x5]
+	WORD $0xfd0008b6 // str d22, [x5, #0x10]
+	WORD $0x54fea980 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0xfc2d78b5 // str d21, [x5, x13, lsl #3]
+	WORD $0x8b0d0cad // add x13, x5, x13, lsl #3
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xfd0009b4 // str d20, [x13, #0x10]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54fea8a0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x1400000c // b 0x7160 <k_mul_panels_64+0x2cfc>
+	WORD $0xf10006bf // cmp x21, #0x1
+	WORD $0xfd0008b6 // str d22, [x5, #0x10]
+	WORD $0x54fea820 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xf9403bed // ldr x13, [sp, #0x70]
+	WORD $0x3ca868b5 // str q21, [x5, x8]
+	WORD $0x8b0d0cad // add x13, x5, x13, lsl #3
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xfd0009b4 // str d20, [x13, #0x10]
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x54fea720 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9402bed // ldr x13, [sp, #0x50]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x540000ed // b.le 0x7188 <k_mul_panels_64+0x2d24>
+	WORD $0x3d8001b3 // str q19, [x13]
+	WORD $0x370000e8 // tbnz w8, #0x0, 0x7190 <k_mul_panels_64+0x2d2c>
+	WORD $0xfd0009b2 // str d18, [x13, #0x10]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54fea600 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000006 // b 0x719c <k_mul_panels_64+0x2d38>
+	WORD $0xfd0001b3 // str d19, [x13]
+	WORD $0x3607ff68 // tbz w8, #0x0, 0x7178 <k_mul_panels_64+0x2d14>
+	WORD $0x3d8005b2 // str q18, [x13, #0x10]
+	WORD $0xf1000ebf // cmp x21, #0x3
+	WORD $0x54fea540 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94027ed // ldr x13, [sp, #0x48]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x540000ed // b.le 0x71c4 <k_mul_panels_64+0x2d60>
+	WORD $0x3d8001b1 // str q17, [x13]
+	WORD $0x370000e8 // tbnz w8, #0x0, 0x71cc <k_mul_panels_64+0x2d68>
+	WORD $0xfd0009b0 // str d16, [x13, #0x10]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54fea420 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000006 // b 0x71d8 <k_mul_panels_64+0x2d74>
+	WORD $0xfd0001b1 // str d17, [x13]
+	WORD $0x3607ff68 // tbz w8, #0x0, 0x71b4 <k_mul_panels_64+0x2d50>
+	WORD $0x3d8005b0 // str q16, [x13, #0x10]
+	WORD $0xf10012bf // cmp x21, #0x4
+	WORD $0x54fea360 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf9401bed // ldr x13, [sp, #0x30]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x540000ed // b.le 0x7200 <k_mul_panels_64+0x2d9c>
+	WORD $0x3d8001a7 // str q7, [x13]
+	WORD $0x370000e8 // tbnz w8, #0x0, 0x7208 <k_mul_panels_64+0x2da4>
+	WORD $0xfd0009a6 // str d6, [x13, #0x10]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x54fea240 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000006 // b 0x7214 <k_mul_panels_64+0x2db0>
+	WORD $0xfd0001a7 // str d7, [x13]
+	WORD $0x3607ff68 // tbz w8, #0x0, 0x71f0 <k_mul_panels_64+0x2d8c>
+	WORD $0x3d8005a6 // str q6, [x13, #0x10]
+	WORD $0xf10016bf // cmp x21, #0x5
+	WORD $0x54fea180 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x540000ed // b.le 0x723c <k_mul_panels_64+0x2dd8>
+	WORD $0x3d8001a5 // str q5, [x13]
+	WORD $0x370000e8 // tbnz w8, #0x0, 0x7244 <k_mul_panels_64+0x2de0>
+	WORD $0xfd0009a4 // str d4, [x13, #0x10]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x54fea060 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000006 // b 0x7250 <k_mul_panels_64+0x2dec>
+	WORD $0xfd0001a5 // str d5, [x13]
+	WORD $0x3607ff68 // tbz w8, #0x0, 0x722c <k_mul_panels_64+0x2dc8>
+	WORD $0x3d8005a4 // str q4, [x13, #0x10]
+	WORD $0xf1001abf // cmp x21, #0x6
+	WORD $0x54fe9fa0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf94013ed // ldr x13, [sp, #0x20]
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0x8b0d00ad // add x13, x5, x13
+	WORD $0x540000ed // b.le 0x7278 <k_mul_panels_64+0x2e14>
+	WORD $0x3d8001a3 // str q3, [x13]
+	WORD $0x370000e8 // tbnz w8, #0x0, 0x7280 <k_mul_panels_64+0x2e1c>
+	WORD $0xfd0009a2 // str d2, [x13, #0x10]
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x54fe9e80 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0x14000006 // b 0x728c <k_mul_panels_64+0x2e28>
+	WORD $0xfd0001a3 // str d3, [x13]
+	WORD $0x3607ff68 // tbz w8, #0x0, 0x7268 <k_mul_panels_64+0x2e04>
+	WORD $0x3d8005a2 // str q2, [x13, #0x10]
+	WORD $0xf1001ebf // cmp x21, #0x7
+	WORD $0x54fe9dc0 // b.eq 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
+	WORD $0x8b0900a9 // add x9, x5, x9
+	WORD $0x54ffa80c // b.gt 0x6798 <k_mul_panels_64+0x2334>
+	WORD $0xfd000121 // str d1, [x9]
+	WORD $0x3707a808 // tbnz w8, #0x0, 0x67a0 <k_mul_panels_64+0x233c>
+	WORD $0xfd000920 // str d0, [x9, #0x10]
+	WORD $0x17fff4e6 // b 0x4640 <k_mul_panels_64+0x1dc>
+	WORD $0xfd4001e8 // ldr d8, [x15]
 	WORD $0x4e68d442 // fadd v2.2d, v2.2d, v8.2d
-	WORD $0x3607d8ab // tbz w11, #0x0, 0x6e38 <k_mul_panels_64+0x299c>
-	WORD $0x3dc005c8 // ldr q8, [x14, #0x10]
+	WORD $0x3607d7c8 // tbz w8, #0x0, 0x6dac <k_mul_panels_64+0x2948>
+	WORD $0x3dc005e8 // ldr q8, [x15, #0x10]
 	WORD $0x4e61d501 // fadd v1.2d, v8.2d, v1.2d
-	WORD $0x3607d8ac // tbz w12, #0x0, 0x6e44 <k_mul_panels_64+0x29a8>
-	WORD $0x3dc009c8 // ldr q8, [x14, #0x20]
+	WORD $0x3607d7cd // tbz w13, #0x0, 0x6db8 <k_mul_panels_64+0x2954>
+	WORD $0x3dc009e8 // ldr q8, [x15, #0x20]
 	WORD $0x4e60d500 // fadd v0.2d, v8.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ffd8a0 // b.eq 0x6e58 <k_mul_panels_64+0x29bc>
-	WORD $0x17fff618 // b 0x4ba8 <k_mul_panels_64+0x70c>
-	WORD $0xfd400198 // ldr d24, [x12]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ffd7c0 // b.eq 0x6dcc <k_mul_panels_64+0x2968>
+	WORD $0x17fff993 // b 0x5924 <k_mul_panels_64+0x14c0>
+	WORD $0xfd4001b8 // ldr d24, [x13]
 	WORD $0x4e78d421 // fadd v1.2d, v1.2d, v24.2d
-	WORD $0x3607eeab // tbz w11, #0x0, 0x7128 <k_mul_panels_64+0x2c8c>
-	WORD $0x3dc00598 // ldr q24, [x12, #0x10]
+	WORD $0x3607ee48 // tbz w8, #0x0, 0x70ac <k_mul_panels_64+0x2c48>
+	WORD $0x3dc005b8 // ldr q24, [x13, #0x10]
 	WORD $0x4e60d700 // fadd v0.2d, v24.2d, v0.2d
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54ffeea0 // b.eq 0x713c <k_mul_panels_64+0x2ca0>
-	WORD $0x17fff9ad // b 0x5a20 <k_mul_panels_64+0x1584>
-	WORD $0xa94c4ff4 // ldp x20, x19, [sp, #0xc0]
-	WORD $0xf9403bfd // ldr x29, [sp, #0x70]
-	WORD $0xa94b57f6 // ldp x22, x21, [sp, #0xb0]
-	WORD $0xa94a5ff8 // ldp x24, x23, [sp, #0xa0]
-	WORD $0xa94967fa // ldp x26, x25, [sp, #0x90]
-	WORD $0xa9486ffe // ldp x30, x27, [sp, #0x80]
-	WORD $0x6d4623e9 // ldp d9, d8, [sp, #0x60]
-	WORD $0x6d452beb // ldp d11, d10, [sp, #0x50]
-	WORD $0x6d4433ed // ldp d13, d12, [sp, #0x40]
-	WORD $0x910343ff // add sp, sp, #0xd0
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ffee40 // b.eq 0x70c0 <k_mul_panels_64+0x2c5c>
+	WORD $0x17fffa66 // b 0x5c94 <k_mul_panels_64+0x1830>
+	WORD $0xa9544ff4 // ldp x20, x19, [sp, #0x140]
+	WORD $0xf9407bfd // ldr x29, [sp, #0xf0]
+	WORD $0xa95357f6 // ldp x22, x21, [sp, #0x130]
+	WORD $0xa9525ff8 // ldp x24, x23, [sp, #0x120]
+	WORD $0xa95167fa // ldp x26, x25, [sp, #0x110]
+	WORD $0xa9506ffe // ldp x30, x27, [sp, #0x100]
+	WORD $0x6d4e23e9 // ldp d9, d8, [sp, #0xe0]
+	WORD $0x6d4d2beb // ldp d11, d10, [sp, #0xd0]
+	WORD $0x6d4c33ed // ldp d13, d12, [sp, #0xc0]
+	WORD $0x910543ff // add sp, sp, #0x150
 	WORD $0xd65f03c0 // ret
 
 	// pack_rows
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400238b // b.lt 0x7814 <k_pack_rows+0x478>
+	WORD $0x5400238b // b.lt 0x77a4 <k_pack_rows+0x478>
 	WORD $0xd10283ff // sub sp, sp, #0xa0
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
 	WORD $0xf9401018 // ldr x24, [x0, #0x20]
@@ -7431,7 +7403,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
 	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
 	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x5400216b // b.lt 0x77f8 <k_pack_rows+0x45c>
+	WORD $0x5400216b // b.lt 0x7788 <k_pack_rows+0x45c>
 	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
 	WORD $0xd37df30a // lsl x10, x24, #3
 	WORD $0xf9400009 // ldr x9, [x0]
@@ -7456,7 +7428,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910021e9 // add x9, x15, #0x8
 	WORD $0xf90027ee // str x14, [sp, #0x48]
 	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
-	WORD $0x1400000d // b 0x7464 <k_pack_rows+0xc8>
+	WORD $0x1400000d // b 0x73f4 <k_pack_rows+0xc8>
 	WORD $0xa94123e9 // ldp x9, x8, [sp, #0x10]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xf9401fea // ldr x10, [sp, #0x38]
@@ -7468,37 +7440,37 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x91040129 // add x9, x9, #0x100
 	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
-	WORD $0x54001cca // b.ge 0x77f8 <k_pack_rows+0x45c>
+	WORD $0x54001cca // b.ge 0x7788 <k_pack_rows+0x45c>
 	WORD $0xcb0b0119 // sub x25, x8, x11
 	WORD $0x52800808 // mov w8, #0x40 // =64
 	WORD $0xf90017fd // str x29, [sp, #0x28]
 	WORD $0xf101033f // cmp x25, #0x40
 	WORD $0x9a88b329 // csel x9, x25, x8, lt
 	WORD $0xf100133f // cmp x25, #0x4
-	WORD $0x5400010a // b.ge 0x749c <k_pack_rows+0x100>
+	WORD $0x5400010a // b.ge 0x742c <k_pack_rows+0x100>
 	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x54fffd8b // b.lt 0x7434 <k_pack_rows+0x98>
+	WORD $0x54fffd8b // b.lt 0x73c4 <k_pack_rows+0x98>
 	WORD $0xa94377fb // ldp x27, x29, [sp, #0x30]
 	WORD $0xaa1f03fa // mov x26, xzr
 	WORD $0xaa1003fe // mov x30, x16
 	WORD $0xaa1803e9 // mov x9, x24
-	WORD $0x1400006f // b 0x7654 <k_pack_rows+0x2b8>
+	WORD $0x1400006f // b 0x75e4 <k_pack_rows+0x2b8>
 	WORD $0x9b187d68 // mul x8, x11, x24
 	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0x8b0b09fb // add x27, x15, x11, lsl #2
 	WORD $0xaa1f03f9 // mov x25, xzr
 	WORD $0xaa1803fe // mov x30, x24
 	WORD $0x8b08095a // add x26, x10, x8, lsl #2
-	WORD $0x14000006 // b 0x74cc <k_pack_rows+0x130>
+	WORD $0x14000006 // b 0x745c <k_pack_rows+0x130>
 	WORD $0x91001339 // add x25, x25, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
 	WORD $0x8b0203bd // add x29, x29, x2
 	WORD $0xeb18033f // cmp x25, x24
-	WORD $0x54fffb6a // b.ge 0x7434 <k_pack_rows+0x98>
+	WORD $0x54fffb6a // b.ge 0x73c4 <k_pack_rows+0x98>
 	WORD $0xcb19020e // sub x14, x16, x25
 	WORD $0x8b190b47 // add x7, x26, x25, lsl #2
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x5400058b // b.lt 0x7588 <k_pack_rows+0x1ec>
+	WORD $0x5400058b // b.lt 0x7518 <k_pack_rows+0x1ec>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa1d03e8 // mov x8, x29
 	WORD $0x8b0801e1 // add x1, x15, x8
@@ -7536,54 +7508,54 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91001084 // add x4, x4, #0x4
 	WORD $0x8b1102a7 // add x7, x21, x17
 	WORD $0x3d8002a0 // str q0, [x21]
-	WORD $0x54fffbad // b.le 0x74e4 <k_pack_rows+0x148>
+	WORD $0x54fffbad // b.le 0x7474 <k_pack_rows+0x148>
 	WORD $0x8b0d0027 // add x7, x1, x13
 	WORD $0x8b0801e1 // add x1, x15, x8
 	WORD $0xeb040128 // subs x8, x9, x4
-	WORD $0x540000ac // b.gt 0x7594 <k_pack_rows+0x1f8>
-	WORD $0x17ffffcd // b 0x74b8 <k_pack_rows+0x11c>
+	WORD $0x540000ac // b.gt 0x7524 <k_pack_rows+0x1f8>
+	WORD $0x17ffffcd // b 0x7448 <k_pack_rows+0x11c>
 	WORD $0x9b0c6f21 // madd x1, x25, x12, x27
 	WORD $0xeb1f0128 // subs x8, x9, xzr
-	WORD $0x54fff94d // b.le 0x74b8 <k_pack_rows+0x11c>
+	WORD $0x54fff94d // b.le 0x7448 <k_pack_rows+0x11c>
 	WORD $0xeb19031f // cmp x24, x25
-	WORD $0x54fff90d // b.le 0x74b8 <k_pack_rows+0x11c>
+	WORD $0x54fff90d // b.le 0x7448 <k_pack_rows+0x11c>
 	WORD $0x910020e7 // add x7, x7, #0x8
-	WORD $0x14000006 // b 0x75b8 <k_pack_rows+0x21c>
+	WORD $0x14000006 // b 0x7548 <k_pack_rows+0x21c>
 	WORD $0xbd0004e0 // str s0, [x7, #0x4]
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0x91001021 // add x1, x1, #0x4
 	WORD $0x8b1100e7 // add x7, x7, x17
-	WORD $0x54fff820 // b.eq 0x74b8 <k_pack_rows+0x11c>
+	WORD $0x54fff820 // b.eq 0x7448 <k_pack_rows+0x11c>
 	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540000cb // b.lt 0x75d4 <k_pack_rows+0x238>
+	WORD $0x540000cb // b.lt 0x7564 <k_pack_rows+0x238>
 	WORD $0xbd400020 // ldr s0, [x1]
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
-	WORD $0x54fffeed // b.le 0x75a8 <k_pack_rows+0x20c>
-	WORD $0x14000005 // b 0x75e4 <k_pack_rows+0x248>
+	WORD $0x54fffeed // b.le 0x7538 <k_pack_rows+0x20c>
+	WORD $0x14000005 // b 0x7574 <k_pack_rows+0x248>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
-	WORD $0x54fffe4d // b.le 0x75a8 <k_pack_rows+0x20c>
+	WORD $0x54fffe4d // b.le 0x7538 <k_pack_rows+0x20c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x5400004b // b.lt 0x75f4 <k_pack_rows+0x258>
+	WORD $0x5400004b // b.lt 0x7584 <k_pack_rows+0x258>
 	WORD $0xbc6c6820 // ldr s0, [x1, x12]
 	WORD $0xf1000bdf // cmp x30, #0x2
 	WORD $0xbc1fc0e0 // stur s0, [x7, #-0x4]
-	WORD $0x54fffd60 // b.eq 0x75a8 <k_pack_rows+0x20c>
+	WORD $0x54fffd60 // b.eq 0x7538 <k_pack_rows+0x20c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000ddf // cmp x14, #0x3
-	WORD $0x5400004b // b.lt 0x7610 <k_pack_rows+0x274>
+	WORD $0x5400004b // b.lt 0x75a0 <k_pack_rows+0x274>
 	WORD $0xbc606820 // ldr s0, [x1, x0]
 	WORD $0xf1000fdf // cmp x30, #0x3
 	WORD $0xbd0000e0 // str s0, [x7]
-	WORD $0x54fffc80 // b.eq 0x75a8 <k_pack_rows+0x20c>
+	WORD $0x54fffc80 // b.eq 0x7538 <k_pack_rows+0x20c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54fffc0b // b.lt 0x75a4 <k_pack_rows+0x208>
+	WORD $0x54fffc0b // b.lt 0x7534 <k_pack_rows+0x208>
 	WORD $0xbc666820 // ldr s0, [x1, x6]
-	WORD $0x17ffffde // b 0x75a4 <k_pack_rows+0x208>
+	WORD $0x17ffffde // b 0x7534 <k_pack_rows+0x208>
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xbc286ba0 // str s0, [x29, x8]
 	WORD $0x9100135a // add x26, x26, #0x4
@@ -7592,13 +7564,13 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb18035f // cmp x26, x24
 	WORD $0x910043bd // add x29, x29, #0x10
 	WORD $0x8b02037b // add x27, x27, x2
-	WORD $0x54ffef2a // b.ge 0x7434 <k_pack_rows+0x98>
+	WORD $0x54ffef2a // b.ge 0x73c4 <k_pack_rows+0x98>
 	WORD $0xeb1a031f // cmp x24, x26
-	WORD $0x54ffff0d // b.le 0x7638 <k_pack_rows+0x29c>
+	WORD $0x54ffff0d // b.le 0x75c8 <k_pack_rows+0x29c>
 	WORD $0xf10003df // cmp x30, #0x0
-	WORD $0x5400006d // b.le 0x766c <k_pack_rows+0x2d0>
+	WORD $0x5400006d // b.le 0x75fc <k_pack_rows+0x2d0>
 	WORD $0xbc5f8360 // ldur s0, [x27, #-0x8]
-	WORD $0x14000002 // b 0x7670 <k_pack_rows+0x2d4>
+	WORD $0x14000002 // b 0x7600 <k_pack_rows+0x2d4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
 	WORD $0xf100093f // cmp x9, #0x2
@@ -7606,98 +7578,98 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1a0108 // add x8, x8, x26
 	WORD $0x91000d0e // add x14, x8, #0x3
 	WORD $0x91000901 // add x1, x8, #0x2
-	WORD $0x540002ab // b.lt 0x76dc <k_pack_rows+0x340>
+	WORD $0x540002ab // b.lt 0x766c <k_pack_rows+0x340>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400006b // b.lt 0x76a0 <k_pack_rows+0x304>
+	WORD $0x5400006b // b.lt 0x7630 <k_pack_rows+0x304>
 	WORD $0x8b0c0368 // add x8, x27, x12
 	WORD $0xbc5f8100 // ldur s0, [x8, #-0x8]
 	WORD $0xbc1f83a0 // stur s0, [x29, #-0x8]
-	WORD $0xb40001c1 // cbz x1, 0x76dc <k_pack_rows+0x340>
+	WORD $0xb40001c1 // cbz x1, 0x766c <k_pack_rows+0x340>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400006b // b.lt 0x76bc <k_pack_rows+0x320>
+	WORD $0x5400006b // b.lt 0x764c <k_pack_rows+0x320>
 	WORD $0x8b000368 // add x8, x27, x0
 	WORD $0xbc5f8100 // ldur s0, [x8, #-0x8]
 	WORD $0xbc1fc3a0 // stur s0, [x29, #-0x4]
-	WORD $0xb40000ee // cbz x14, 0x76dc <k_pack_rows+0x340>
+	WORD $0xb40000ee // cbz x14, 0x766c <k_pack_rows+0x340>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x5400006b // b.lt 0x76d8 <k_pack_rows+0x33c>
+	WORD $0x5400006b // b.lt 0x7668 <k_pack_rows+0x33c>
 	WORD $0x8b060368 // add x8, x27, x6
 	WORD $0xbc5f8100 // ldur s0, [x8, #-0x8]
 	WORD $0xbd0003a0 // str s0, [x29]
 	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x54fffac0 // b.eq 0x7638 <k_pack_rows+0x29c>
+	WORD $0x54fffac0 // b.eq 0x75c8 <k_pack_rows+0x29c>
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x540000eb // b.lt 0x7704 <k_pack_rows+0x368>
+	WORD $0x540000eb // b.lt 0x7694 <k_pack_rows+0x368>
 	WORD $0xbc5fc360 // ldur s0, [x27, #-0x4]
 	WORD $0x8b1103a8 // add x8, x29, x17
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
-	WORD $0x540000ec // b.gt 0x7718 <k_pack_rows+0x37c>
-	WORD $0x1400001b // b 0x776c <k_pack_rows+0x3d0>
+	WORD $0x540000ec // b.gt 0x76a8 <k_pack_rows+0x37c>
+	WORD $0x1400001b // b 0x76fc <k_pack_rows+0x3d0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b1103a8 // add x8, x29, x17
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
-	WORD $0x540002cd // b.le 0x776c <k_pack_rows+0x3d0>
+	WORD $0x540002cd // b.le 0x76fc <k_pack_rows+0x3d0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400006b // b.lt 0x772c <k_pack_rows+0x390>
+	WORD $0x5400006b // b.lt 0x76bc <k_pack_rows+0x390>
 	WORD $0x8b0c0368 // add x8, x27, x12
 	WORD $0xbc5fc100 // ldur s0, [x8, #-0x4]
 	WORD $0x8b1a0ac8 // add x8, x22, x26, lsl #2
 	WORD $0xbd000500 // str s0, [x8, #0x4]
-	WORD $0xb40001c1 // cbz x1, 0x776c <k_pack_rows+0x3d0>
+	WORD $0xb40001c1 // cbz x1, 0x76fc <k_pack_rows+0x3d0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400006b // b.lt 0x774c <k_pack_rows+0x3b0>
+	WORD $0x5400006b // b.lt 0x76dc <k_pack_rows+0x3b0>
 	WORD $0x8b00036a // add x10, x27, x0
 	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
 	WORD $0xbd000900 // str s0, [x8, #0x8]
-	WORD $0xb40000ee // cbz x14, 0x776c <k_pack_rows+0x3d0>
+	WORD $0xb40000ee // cbz x14, 0x76fc <k_pack_rows+0x3d0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x5400006b // b.lt 0x7768 <k_pack_rows+0x3cc>
+	WORD $0x5400006b // b.lt 0x76f8 <k_pack_rows+0x3cc>
 	WORD $0x8b060368 // add x8, x27, x6
 	WORD $0xbc5fc100 // ldur s0, [x8, #-0x4]
 	WORD $0xbc316ba0 // str s0, [x29, x17]
 	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0x54fff640 // b.eq 0x7638 <k_pack_rows+0x29c>
+	WORD $0x54fff640 // b.eq 0x75c8 <k_pack_rows+0x29c>
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x5400010b // b.lt 0x7798 <k_pack_rows+0x3fc>
+	WORD $0x5400010b // b.lt 0x7728 <k_pack_rows+0x3fc>
 	WORD $0xbd400360 // ldr s0, [x27]
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0803a8 // add x8, x29, x8
 	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
-	WORD $0x54fff54d // b.le 0x7638 <k_pack_rows+0x29c>
-	WORD $0x14000007 // b 0x77b0 <k_pack_rows+0x414>
+	WORD $0x54fff54d // b.le 0x75c8 <k_pack_rows+0x29c>
+	WORD $0x14000007 // b 0x7740 <k_pack_rows+0x414>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0803a8 // add x8, x29, x8
 	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
-	WORD $0x54fff46d // b.le 0x7638 <k_pack_rows+0x29c>
+	WORD $0x54fff46d // b.le 0x75c8 <k_pack_rows+0x29c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400004b // b.lt 0x77c0 <k_pack_rows+0x424>
+	WORD $0x5400004b // b.lt 0x7750 <k_pack_rows+0x424>
 	WORD $0xbc6c6b60 // ldr s0, [x27, x12]
 	WORD $0x8b1a08a8 // add x8, x5, x26, lsl #2
 	WORD $0xbd000500 // str s0, [x8, #0x4]
-	WORD $0xb4fff381 // cbz x1, 0x7638 <k_pack_rows+0x29c>
+	WORD $0xb4fff381 // cbz x1, 0x75c8 <k_pack_rows+0x29c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400004b // b.lt 0x77dc <k_pack_rows+0x440>
+	WORD $0x5400004b // b.lt 0x776c <k_pack_rows+0x440>
 	WORD $0xbc606b60 // ldr s0, [x27, x0]
 	WORD $0xbd000900 // str s0, [x8, #0x8]
-	WORD $0xb4fff2ce // cbz x14, 0x7638 <k_pack_rows+0x29c>
+	WORD $0xb4fff2ce // cbz x14, 0x75c8 <k_pack_rows+0x29c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x54fff22b // b.lt 0x7630 <k_pack_rows+0x294>
+	WORD $0x54fff22b // b.lt 0x75c0 <k_pack_rows+0x294>
 	WORD $0xbc666b60 // ldr s0, [x27, x6]
-	WORD $0x17ffff8f // b 0x7630 <k_pack_rows+0x294>
+	WORD $0x17ffff8f // b 0x75c0 <k_pack_rows+0x294>
 	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
 	WORD $0xf94023fd // ldr x29, [sp, #0x40]
 	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
@@ -7710,7 +7682,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_rows_f16
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400260b // b.lt 0x7ce0 <k_pack_rows_f16+0x4c8>
+	WORD $0x5400260b // b.lt 0x7c70 <k_pack_rows_f16+0x4c8>
 	WORD $0xd10283ff // sub sp, sp, #0xa0
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
 	WORD $0xf9401018 // ldr x24, [x0, #0x20]
@@ -7720,7 +7692,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
 	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
 	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x540023eb // b.lt 0x7cc4 <k_pack_rows_f16+0x4ac>
+	WORD $0x540023eb // b.lt 0x7c54 <k_pack_rows_f16+0x4ac>
 	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
 	WORD $0xd37df30a // lsl x10, x24, #3
 	WORD $0xf9400009 // ldr x9, [x0]
@@ -7745,7 +7717,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910011e9 // add x9, x15, #0x4
 	WORD $0xf90027ee // str x14, [sp, #0x48]
 	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
-	WORD $0x1400000d // b 0x78e0 <k_pack_rows_f16+0xc8>
+	WORD $0x1400000d // b 0x7870 <k_pack_rows_f16+0xc8>
 	WORD $0xa94123e9 // ldp x9, x8, [sp, #0x10]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xf9401fea // ldr x10, [sp, #0x38]
@@ -7757,37 +7729,37 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
-	WORD $0x54001f4a // b.ge 0x7cc4 <k_pack_rows_f16+0x4ac>
+	WORD $0x54001f4a // b.ge 0x7c54 <k_pack_rows_f16+0x4ac>
 	WORD $0xcb0b0119 // sub x25, x8, x11
 	WORD $0x52800808 // mov w8, #0x40 // =64
 	WORD $0xf90017fd // str x29, [sp, #0x28]
 	WORD $0xf101033f // cmp x25, #0x40
 	WORD $0x9a88b329 // csel x9, x25, x8, lt
 	WORD $0xf100133f // cmp x25, #0x4
-	WORD $0x5400010a // b.ge 0x7918 <k_pack_rows_f16+0x100>
+	WORD $0x5400010a // b.ge 0x78a8 <k_pack_rows_f16+0x100>
 	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x54fffd8b // b.lt 0x78b0 <k_pack_rows_f16+0x98>
+	WORD $0x54fffd8b // b.lt 0x7840 <k_pack_rows_f16+0x98>
 	WORD $0xa94377fb // ldp x27, x29, [sp, #0x30]
 	WORD $0xaa1f03fa // mov x26, xzr
 	WORD $0xaa1003fe // mov x30, x16
 	WORD $0xaa1803e9 // mov x9, x24
-	WORD $0x14000077 // b 0x7af0 <k_pack_rows_f16+0x2d8>
+	WORD $0x14000077 // b 0x7a80 <k_pack_rows_f16+0x2d8>
 	WORD $0x9b187d68 // mul x8, x11, x24
 	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0x8b0b05fb // add x27, x15, x11, lsl #1
 	WORD $0xaa1f03f9 // mov x25, xzr
 	WORD $0xaa1803fe // mov x30, x24
 	WORD $0x8b08095a // add x26, x10, x8, lsl #2
-	WORD $0x14000006 // b 0x7948 <k_pack_rows_f16+0x130>
+	WORD $0x14000006 // b 0x78d8 <k_pack_rows_f16+0x130>
 	WORD $0x91001339 // add x25, x25, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
 	WORD $0x8b0203bd // add x29, x29, x2
 	WORD $0xeb18033f // cmp x25, x24
-	WORD $0x54fffb6a // b.ge 0x78b0 <k_pack_rows_f16+0x98>
+	WORD $0x54fffb6a // b.ge 0x7840 <k_pack_rows_f16+0x98>
 	WORD $0xcb19020e // sub x14, x16, x25
 	WORD $0x8b190b47 // add x7, x26, x25, lsl #2
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x5400060b // b.lt 0x7a14 <k_pack_rows_f16+0x1fc>
+	WORD $0x5400060b // b.lt 0x79a4 <k_pack_rows_f16+0x1fc>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa1d03e8 // mov x8, x29
 	WORD $0x8b0801e1 // add x1, x15, x8
@@ -7829,58 +7801,58 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91001084 // add x4, x4, #0x4
 	WORD $0x8b1102a7 // add x7, x21, x17
 	WORD $0x3d8002a0 // str q0, [x21]
-	WORD $0x54fffb2d // b.le 0x7960 <k_pack_rows_f16+0x148>
+	WORD $0x54fffb2d // b.le 0x78f0 <k_pack_rows_f16+0x148>
 	WORD $0x8b0d0027 // add x7, x1, x13
 	WORD $0x8b0801e1 // add x1, x15, x8
 	WORD $0xeb040128 // subs x8, x9, x4
-	WORD $0x540000ac // b.gt 0x7a20 <k_pack_rows_f16+0x208>
-	WORD $0x17ffffc9 // b 0x7934 <k_pack_rows_f16+0x11c>
+	WORD $0x540000ac // b.gt 0x79b0 <k_pack_rows_f16+0x208>
+	WORD $0x17ffffc9 // b 0x78c4 <k_pack_rows_f16+0x11c>
 	WORD $0x9b0c6f21 // madd x1, x25, x12, x27
 	WORD $0xeb1f0128 // subs x8, x9, xzr
-	WORD $0x54fff8cd // b.le 0x7934 <k_pack_rows_f16+0x11c>
+	WORD $0x54fff8cd // b.le 0x78c4 <k_pack_rows_f16+0x11c>
 	WORD $0xeb19031f // cmp x24, x25
-	WORD $0x54fff88d // b.le 0x7934 <k_pack_rows_f16+0x11c>
+	WORD $0x54fff88d // b.le 0x78c4 <k_pack_rows_f16+0x11c>
 	WORD $0x910020e7 // add x7, x7, #0x8
-	WORD $0x14000006 // b 0x7a44 <k_pack_rows_f16+0x22c>
+	WORD $0x14000006 // b 0x79d4 <k_pack_rows_f16+0x22c>
 	WORD $0xbd0004e0 // str s0, [x7, #0x4]
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0x91000821 // add x1, x1, #0x2
 	WORD $0x8b1100e7 // add x7, x7, x17
-	WORD $0x54fff7a0 // b.eq 0x7934 <k_pack_rows_f16+0x11c>
+	WORD $0x54fff7a0 // b.eq 0x78c4 <k_pack_rows_f16+0x11c>
 	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540000eb // b.lt 0x7a64 <k_pack_rows_f16+0x24c>
+	WORD $0x540000eb // b.lt 0x79f4 <k_pack_rows_f16+0x24c>
 	WORD $0x7d400020 // ldr h0, [x1]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
-	WORD $0x54fffecd // b.le 0x7a34 <k_pack_rows_f16+0x21c>
-	WORD $0x14000005 // b 0x7a74 <k_pack_rows_f16+0x25c>
+	WORD $0x54fffecd // b.le 0x79c4 <k_pack_rows_f16+0x21c>
+	WORD $0x14000005 // b 0x7a04 <k_pack_rows_f16+0x25c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xbc1f80e0 // stur s0, [x7, #-0x8]
-	WORD $0x54fffe2d // b.le 0x7a34 <k_pack_rows_f16+0x21c>
+	WORD $0x54fffe2d // b.le 0x79c4 <k_pack_rows_f16+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x5400006b // b.lt 0x7a88 <k_pack_rows_f16+0x270>
+	WORD $0x5400006b // b.lt 0x7a18 <k_pack_rows_f16+0x270>
 	WORD $0x7c6c6820 // ldr h0, [x1, x12]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xf1000bdf // cmp x30, #0x2
 	WORD $0xbc1fc0e0 // stur s0, [x7, #-0x4]
-	WORD $0x54fffd20 // b.eq 0x7a34 <k_pack_rows_f16+0x21c>
+	WORD $0x54fffd20 // b.eq 0x79c4 <k_pack_rows_f16+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000ddf // cmp x14, #0x3
-	WORD $0x5400006b // b.lt 0x7aa8 <k_pack_rows_f16+0x290>
+	WORD $0x5400006b // b.lt 0x7a38 <k_pack_rows_f16+0x290>
 	WORD $0x7c606820 // ldr h0, [x1, x0]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xf1000fdf // cmp x30, #0x3
 	WORD $0xbd0000e0 // str s0, [x7]
-	WORD $0x54fffc20 // b.eq 0x7a34 <k_pack_rows_f16+0x21c>
+	WORD $0x54fffc20 // b.eq 0x79c4 <k_pack_rows_f16+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54fffbab // b.lt 0x7a30 <k_pack_rows_f16+0x218>
+	WORD $0x54fffbab // b.lt 0x79c0 <k_pack_rows_f16+0x218>
 	WORD $0x7c666820 // ldr h0, [x1, x6]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x17ffffda // b 0x7a30 <k_pack_rows_f16+0x218>
+	WORD $0x17ffffda // b 0x79c0 <k_pack_rows_f16+0x218>
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xbc286ba0 // str s0, [x29, x8]
 	WORD $0x9100135a // add x26, x26, #0x4
@@ -7889,14 +7861,14 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb18035f // cmp x26, x24
 	WORD $0x910043bd // add x29, x29, #0x10
 	WORD $0x8b02037b // add x27, x27, x2
-	WORD $0x54ffee2a // b.ge 0x78b0 <k_pack_rows_f16+0x98>
+	WORD $0x54ffee2a // b.ge 0x7840 <k_pack_rows_f16+0x98>
 	WORD $0xeb1a031f // cmp x24, x26
-	WORD $0x54ffff0d // b.le 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0x54ffff0d // b.le 0x7a64 <k_pack_rows_f16+0x2bc>
 	WORD $0xf10003df // cmp x30, #0x0
-	WORD $0x5400008d // b.le 0x7b0c <k_pack_rows_f16+0x2f4>
+	WORD $0x5400008d // b.le 0x7a9c <k_pack_rows_f16+0x2f4>
 	WORD $0x7c5fc360 // ldur h0, [x27, #-0x4]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x14000002 // b 0x7b10 <k_pack_rows_f16+0x2f8>
+	WORD $0x14000002 // b 0x7aa0 <k_pack_rows_f16+0x2f8>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
 	WORD $0xf100093f // cmp x9, #0x2
@@ -7904,109 +7876,109 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1a0108 // add x8, x8, x26
 	WORD $0x91000d0e // add x14, x8, #0x3
 	WORD $0x91000901 // add x1, x8, #0x2
-	WORD $0x5400030b // b.lt 0x7b88 <k_pack_rows_f16+0x370>
+	WORD $0x5400030b // b.lt 0x7b18 <k_pack_rows_f16+0x370>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400008b // b.lt 0x7b44 <k_pack_rows_f16+0x32c>
+	WORD $0x5400008b // b.lt 0x7ad4 <k_pack_rows_f16+0x32c>
 	WORD $0x8b0c0368 // add x8, x27, x12
 	WORD $0x7c5fc100 // ldur h0, [x8, #-0x4]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbc1f83a0 // stur s0, [x29, #-0x8]
-	WORD $0xb4000201 // cbz x1, 0x7b88 <k_pack_rows_f16+0x370>
+	WORD $0xb4000201 // cbz x1, 0x7b18 <k_pack_rows_f16+0x370>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400008b // b.lt 0x7b64 <k_pack_rows_f16+0x34c>
+	WORD $0x5400008b // b.lt 0x7af4 <k_pack_rows_f16+0x34c>
 	WORD $0x8b000368 // add x8, x27, x0
 	WORD $0x7c5fc100 // ldur h0, [x8, #-0x4]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbc1fc3a0 // stur s0, [x29, #-0x4]
-	WORD $0xb400010e // cbz x14, 0x7b88 <k_pack_rows_f16+0x370>
+	WORD $0xb400010e // cbz x14, 0x7b18 <k_pack_rows_f16+0x370>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x5400008b // b.lt 0x7b84 <k_pack_rows_f16+0x36c>
+	WORD $0x5400008b // b.lt 0x7b14 <k_pack_rows_f16+0x36c>
 	WORD $0x8b060368 // add x8, x27, x6
 	WORD $0x7c5fc100 // ldur h0, [x8, #-0x4]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbd0003a0 // str s0, [x29]
 	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x54fffa40 // b.eq 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0x54fffa40 // b.eq 0x7a64 <k_pack_rows_f16+0x2bc>
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x5400010b // b.lt 0x7bb4 <k_pack_rows_f16+0x39c>
+	WORD $0x5400010b // b.lt 0x7b44 <k_pack_rows_f16+0x39c>
 	WORD $0x7c5fe360 // ldur h0, [x27, #-0x2]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0x8b1103a8 // add x8, x29, x17
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
-	WORD $0x540000ec // b.gt 0x7bc8 <k_pack_rows_f16+0x3b0>
-	WORD $0x1400001e // b 0x7c28 <k_pack_rows_f16+0x410>
+	WORD $0x540000ec // b.gt 0x7b58 <k_pack_rows_f16+0x3b0>
+	WORD $0x1400001e // b 0x7bb8 <k_pack_rows_f16+0x410>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b1103a8 // add x8, x29, x17
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
-	WORD $0x5400032d // b.le 0x7c28 <k_pack_rows_f16+0x410>
+	WORD $0x5400032d // b.le 0x7bb8 <k_pack_rows_f16+0x410>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400008b // b.lt 0x7be0 <k_pack_rows_f16+0x3c8>
+	WORD $0x5400008b // b.lt 0x7b70 <k_pack_rows_f16+0x3c8>
 	WORD $0x8b0c0368 // add x8, x27, x12
 	WORD $0x7c5fe100 // ldur h0, [x8, #-0x2]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0x8b1a0ac8 // add x8, x22, x26, lsl #2
 	WORD $0xbd000500 // str s0, [x8, #0x4]
-	WORD $0xb4000201 // cbz x1, 0x7c28 <k_pack_rows_f16+0x410>
+	WORD $0xb4000201 // cbz x1, 0x7bb8 <k_pack_rows_f16+0x410>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400008b // b.lt 0x7c04 <k_pack_rows_f16+0x3ec>
+	WORD $0x5400008b // b.lt 0x7b94 <k_pack_rows_f16+0x3ec>
 	WORD $0x8b00036a // add x10, x27, x0
 	WORD $0x7c5fe140 // ldur h0, [x10, #-0x2]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbd000900 // str s0, [x8, #0x8]
-	WORD $0xb400010e // cbz x14, 0x7c28 <k_pack_rows_f16+0x410>
+	WORD $0xb400010e // cbz x14, 0x7bb8 <k_pack_rows_f16+0x410>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x5400008b // b.lt 0x7c24 <k_pack_rows_f16+0x40c>
+	WORD $0x5400008b // b.lt 0x7bb4 <k_pack_rows_f16+0x40c>
 	WORD $0x8b060368 // add x8, x27, x6
 	WORD $0x7c5fe100 // ldur h0, [x8, #-0x2]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbc316ba0 // str s0, [x29, x17]
 	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0x54fff540 // b.eq 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0x54fff540 // b.eq 0x7a64 <k_pack_rows_f16+0x2bc>
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x5400012b // b.lt 0x7c58 <k_pack_rows_f16+0x440>
+	WORD $0x5400012b // b.lt 0x7be8 <k_pack_rows_f16+0x440>
 	WORD $0x7d400360 // ldr h0, [x27]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0803a8 // add x8, x29, x8
 	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
-	WORD $0x54fff42d // b.le 0x7ad4 <k_pack_rows_f16+0x2bc>
-	WORD $0x14000007 // b 0x7c70 <k_pack_rows_f16+0x458>
+	WORD $0x54fff42d // b.le 0x7a64 <k_pack_rows_f16+0x2bc>
+	WORD $0x14000007 // b 0x7c00 <k_pack_rows_f16+0x458>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0803a8 // add x8, x29, x8
 	WORD $0xbc1f4100 // stur s0, [x8, #-0xc]
-	WORD $0x54fff34d // b.le 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0x54fff34d // b.le 0x7a64 <k_pack_rows_f16+0x2bc>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400006b // b.lt 0x7c84 <k_pack_rows_f16+0x46c>
+	WORD $0x5400006b // b.lt 0x7c14 <k_pack_rows_f16+0x46c>
 	WORD $0x7c6c6b60 // ldr h0, [x27, x12]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0x8b1a08a8 // add x8, x5, x26, lsl #2
 	WORD $0xbd000500 // str s0, [x8, #0x4]
-	WORD $0xb4fff241 // cbz x1, 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0xb4fff241 // cbz x1, 0x7a64 <k_pack_rows_f16+0x2bc>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400006b // b.lt 0x7ca4 <k_pack_rows_f16+0x48c>
+	WORD $0x5400006b // b.lt 0x7c34 <k_pack_rows_f16+0x48c>
 	WORD $0x7c606b60 // ldr h0, [x27, x0]
 	WORD $0x1ee24000 // fcvt s0, h0
 	WORD $0xbd000900 // str s0, [x8, #0x8]
-	WORD $0xb4fff16e // cbz x14, 0x7ad4 <k_pack_rows_f16+0x2bc>
+	WORD $0xb4fff16e // cbz x14, 0x7a64 <k_pack_rows_f16+0x2bc>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x54fff0cb // b.lt 0x7acc <k_pack_rows_f16+0x2b4>
+	WORD $0x54fff0cb // b.lt 0x7a5c <k_pack_rows_f16+0x2b4>
 	WORD $0x7c666b60 // ldr h0, [x27, x6]
 	WORD $0x1ee24000 // fcvt s0, h0
-	WORD $0x17ffff83 // b 0x7acc <k_pack_rows_f16+0x2b4>
+	WORD $0x17ffff83 // b 0x7a5c <k_pack_rows_f16+0x2b4>
 	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
 	WORD $0xf94023fd // ldr x29, [sp, #0x40]
 	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
@@ -8019,7 +7991,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_rows_bf16
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400290b // b.lt 0x820c <k_pack_rows_bf16+0x528>
+	WORD $0x5400290b // b.lt 0x819c <k_pack_rows_bf16+0x528>
 	WORD $0xd10283ff // sub sp, sp, #0xa0
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
 	WORD $0xf9401018 // ldr x24, [x0, #0x20]
@@ -8029,7 +8001,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
 	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
 	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x540026eb // b.lt 0x81f0 <k_pack_rows_bf16+0x50c>
+	WORD $0x540026eb // b.lt 0x8180 <k_pack_rows_bf16+0x50c>
 	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
 	WORD $0xd37df30a // lsl x10, x24, #3
 	WORD $0xf9400009 // ldr x9, [x0]
@@ -8054,7 +8026,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910011e9 // add x9, x15, #0x4
 	WORD $0xf90027ee // str x14, [sp, #0x48]
 	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
-	WORD $0x1400000d // b 0x7dac <k_pack_rows_bf16+0xc8>
+	WORD $0x1400000d // b 0x7d3c <k_pack_rows_bf16+0xc8>
 	WORD $0xa94123e9 // ldp x9, x8, [sp, #0x10]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xf9401fea // ldr x10, [sp, #0x38]
@@ -8066,37 +8038,37 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
-	WORD $0x5400224a // b.ge 0x81f0 <k_pack_rows_bf16+0x50c>
+	WORD $0x5400224a // b.ge 0x8180 <k_pack_rows_bf16+0x50c>
 	WORD $0xcb0b0119 // sub x25, x8, x11
 	WORD $0x52800808 // mov w8, #0x40 // =64
 	WORD $0xf90017fd // str x29, [sp, #0x28]
 	WORD $0xf101033f // cmp x25, #0x40
 	WORD $0x9a88b329 // csel x9, x25, x8, lt
 	WORD $0xf100133f // cmp x25, #0x4
-	WORD $0x5400010a // b.ge 0x7de4 <k_pack_rows_bf16+0x100>
+	WORD $0x5400010a // b.ge 0x7d74 <k_pack_rows_bf16+0x100>
 	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x54fffd8b // b.lt 0x7d7c <k_pack_rows_bf16+0x98>
+	WORD $0x54fffd8b // b.lt 0x7d0c <k_pack_rows_bf16+0x98>
 	WORD $0xa94377fb // ldp x27, x29, [sp, #0x30]
 	WORD $0xaa1f03fa // mov x26, xzr
 	WORD $0xaa1003fe // mov x30, x16
 	WORD $0xaa1803e9 // mov x9, x24
-	WORD $0x14000081 // b 0x7fe4 <k_pack_rows_bf16+0x300>
+	WORD $0x14000081 // b 0x7f74 <k_pack_rows_bf16+0x300>
 	WORD $0x9b187d68 // mul x8, x11, x24
 	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0x8b0b05fb // add x27, x15, x11, lsl #1
 	WORD $0xaa1f03f9 // mov x25, xzr
 	WORD $0xaa1803fe // mov x30, x24
 	WORD $0x8b08095a // add x26, x10, x8, lsl #2
-	WORD $0x14000006 // b 0x7e14 <k_pack_rows_bf16+0x130>
+	WORD $0x14000006 // b 0x7da4 <k_pack_rows_bf16+0x130>
 	WORD $0x91001339 // add x25, x25, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
 	WORD $0x8b0203bd // add x29, x29, x2
 	WORD $0xeb18033f // cmp x25, x24
-	WORD $0x54fffb6a // b.ge 0x7d7c <k_pack_rows_bf16+0x98>
+	WORD $0x54fffb6a // b.ge 0x7d0c <k_pack_rows_bf16+0x98>
 	WORD $0xcb19020e // sub x14, x16, x25
 	WORD $0x8b190b47 // add x7, x26, x25, lsl #2
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x5400060b // b.lt 0x7ee0 <k_pack_rows_bf16+0x1fc>
+	WORD $0x5400060b // b.lt 0x7e70 <k_pack_rows_bf16+0x1fc>
 	WORD $0xaa1f03e4 // mov x4, xzr
 	WORD $0xaa1d03e8 // mov x8, x29
 	WORD $0x8b0801e1 // add x1, x15, x8
@@ -8138,66 +8110,66 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91001084 // add x4, x4, #0x4
 	WORD $0x8b1102a7 // add x7, x21, x17
 	WORD $0x3d8002a0 // str q0, [x21]
-	WORD $0x54fffb2d // b.le 0x7e2c <k_pack_rows_bf16+0x148>
+	WORD $0x54fffb2d // b.le 0x7dbc <k_pack_rows_bf16+0x148>
 	WORD $0x8b0d0027 // add x7, x1, x13
 	WORD $0x8b0801e1 // add x1, x15, x8
 	WORD $0xeb040128 // subs x8, x9, x4
-	WORD $0x540000ac // b.gt 0x7eec <k_pack_rows_bf16+0x208>
-	WORD $0x17ffffc9 // b 0x7e00 <k_pack_rows_bf16+0x11c>
+	WORD $0x540000ac // b.gt 0x7e7c <k_pack_rows_bf16+0x208>
+	WORD $0x17ffffc9 // b 0x7d90 <k_pack_rows_bf16+0x11c>
 	WORD $0x9b0c6f21 // madd x1, x25, x12, x27
 	WORD $0xeb1f0128 // subs x8, x9, xzr
-	WORD $0x54fff8cd // b.le 0x7e00 <k_pack_rows_bf16+0x11c>
+	WORD $0x54fff8cd // b.le 0x7d90 <k_pack_rows_bf16+0x11c>
 	WORD $0xeb19031f // cmp x24, x25
-	WORD $0x54fff88d // b.le 0x7e00 <k_pack_rows_bf16+0x11c>
+	WORD $0x54fff88d // b.le 0x7d90 <k_pack_rows_bf16+0x11c>
 	WORD $0x910020e7 // add x7, x7, #0x8
-	WORD $0x14000008 // b 0x7f18 <k_pack_rows_bf16+0x234>
+	WORD $0x14000008 // b 0x7ea8 <k_pack_rows_bf16+0x234>
 	WORD $0x7866682a // ldrh w10, [x1, x6]
 	WORD $0x53103d44 // lsl w4, w10, #16
 	WORD $0xb90004e4 // str w4, [x7, #0x4]
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0x91000821 // add x1, x1, #0x2
 	WORD $0x8b1100e7 // add x7, x7, x17
-	WORD $0x54fff760 // b.eq 0x7e00 <k_pack_rows_bf16+0x11c>
+	WORD $0x54fff760 // b.eq 0x7d90 <k_pack_rows_bf16+0x11c>
 	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540000eb // b.lt 0x7f38 <k_pack_rows_bf16+0x254>
+	WORD $0x540000eb // b.lt 0x7ec8 <k_pack_rows_bf16+0x254>
 	WORD $0x7940002a // ldrh w10, [x1]
 	WORD $0x53103d44 // lsl w4, w10, #16
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xb81f80e4 // stur w4, [x7, #-0x8]
-	WORD $0x54fffecd // b.le 0x7f08 <k_pack_rows_bf16+0x224>
-	WORD $0x14000005 // b 0x7f48 <k_pack_rows_bf16+0x264>
+	WORD $0x54fffecd // b.le 0x7e98 <k_pack_rows_bf16+0x224>
+	WORD $0x14000005 // b 0x7ed8 <k_pack_rows_bf16+0x264>
 	WORD $0x2a1f03e4 // mov w4, wzr
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xb81f80e4 // stur w4, [x7, #-0x8]
-	WORD $0x54fffe2d // b.le 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0x54fffe2d // b.le 0x7e98 <k_pack_rows_bf16+0x224>
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x540000eb // b.lt 0x7f68 <k_pack_rows_bf16+0x284>
+	WORD $0x540000eb // b.lt 0x7ef8 <k_pack_rows_bf16+0x284>
 	WORD $0x786c682a // ldrh w10, [x1, x12]
 	WORD $0x53103d44 // lsl w4, w10, #16
 	WORD $0xf1000bdf // cmp x30, #0x2
 	WORD $0xb81fc0e4 // stur w4, [x7, #-0x4]
-	WORD $0x54fffd40 // b.eq 0x7f08 <k_pack_rows_bf16+0x224>
-	WORD $0x14000005 // b 0x7f78 <k_pack_rows_bf16+0x294>
+	WORD $0x54fffd40 // b.eq 0x7e98 <k_pack_rows_bf16+0x224>
+	WORD $0x14000005 // b 0x7f08 <k_pack_rows_bf16+0x294>
 	WORD $0x2a1f03e4 // mov w4, wzr
 	WORD $0xf1000bdf // cmp x30, #0x2
 	WORD $0xb81fc0e4 // stur w4, [x7, #-0x4]
-	WORD $0x54fffca0 // b.eq 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0x54fffca0 // b.eq 0x7e98 <k_pack_rows_bf16+0x224>
 	WORD $0xf1000ddf // cmp x14, #0x3
-	WORD $0x540000eb // b.lt 0x7f98 <k_pack_rows_bf16+0x2b4>
+	WORD $0x540000eb // b.lt 0x7f28 <k_pack_rows_bf16+0x2b4>
 	WORD $0x7860682a // ldrh w10, [x1, x0]
 	WORD $0x53103d44 // lsl w4, w10, #16
 	WORD $0xf1000fdf // cmp x30, #0x3
 	WORD $0xb90000e4 // str w4, [x7]
-	WORD $0x54fffbc0 // b.eq 0x7f08 <k_pack_rows_bf16+0x224>
-	WORD $0x14000005 // b 0x7fa8 <k_pack_rows_bf16+0x2c4>
+	WORD $0x54fffbc0 // b.eq 0x7e98 <k_pack_rows_bf16+0x224>
+	WORD $0x14000005 // b 0x7f38 <k_pack_rows_bf16+0x2c4>
 	WORD $0x2a1f03e4 // mov w4, wzr
 	WORD $0xf1000fdf // cmp x30, #0x3
 	WORD $0xb90000e4 // str w4, [x7]
-	WORD $0x54fffb20 // b.eq 0x7f08 <k_pack_rows_bf16+0x224>
+	WORD $0x54fffb20 // b.eq 0x7e98 <k_pack_rows_bf16+0x224>
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54fffa8a // b.ge 0x7efc <k_pack_rows_bf16+0x218>
+	WORD $0x54fffa8a // b.ge 0x7e8c <k_pack_rows_bf16+0x218>
 	WORD $0x2a1f03e4 // mov w4, wzr
-	WORD $0x17ffffd4 // b 0x7f04 <k_pack_rows_bf16+0x220>
+	WORD $0x17ffffd4 // b 0x7e94 <k_pack_rows_bf16+0x220>
 	WORD $0x78666b68 // ldrh w8, [x27, x6]
 	WORD $0x53103d08 // lsl w8, w8, #16
 	WORD $0xf94013ea // ldr x10, [sp, #0x20]
@@ -8208,14 +8180,14 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb18035f // cmp x26, x24
 	WORD $0x910043bd // add x29, x29, #0x10
 	WORD $0x8b02037b // add x27, x27, x2
-	WORD $0x54ffecea // b.ge 0x7d7c <k_pack_rows_bf16+0x98>
+	WORD $0x54ffecea // b.ge 0x7d0c <k_pack_rows_bf16+0x98>
 	WORD $0xeb1a031f // cmp x24, x26
-	WORD $0x54ffff0d // b.le 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0x54ffff0d // b.le 0x7f58 <k_pack_rows_bf16+0x2e4>
 	WORD $0xf10003df // cmp x30, #0x0
-	WORD $0x5400008d // b.le 0x8000 <k_pack_rows_bf16+0x31c>
+	WORD $0x5400008d // b.le 0x7f90 <k_pack_rows_bf16+0x31c>
 	WORD $0x785fc368 // ldurh w8, [x27, #-0x4]
 	WORD $0x53103d08 // lsl w8, w8, #16
-	WORD $0x14000002 // b 0x8004 <k_pack_rows_bf16+0x320>
+	WORD $0x14000002 // b 0x7f94 <k_pack_rows_bf16+0x320>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0xf94027ea // ldr x10, [sp, #0x48]
 	WORD $0xf100093f // cmp x9, #0x2
@@ -8223,123 +8195,123 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1a014a // add x10, x10, x26
 	WORD $0x91000d4e // add x14, x10, #0x3
 	WORD $0x91000941 // add x1, x10, #0x2
-	WORD $0x540003ab // b.lt 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0x540003ab // b.lt 0x8020 <k_pack_rows_bf16+0x3ac>
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000eb // b.lt 0x8040 <k_pack_rows_bf16+0x35c>
+	WORD $0x540000eb // b.lt 0x7fd0 <k_pack_rows_bf16+0x35c>
 	WORD $0x8b0c0368 // add x8, x27, x12
 	WORD $0x785fc108 // ldurh w8, [x8, #-0x4]
 	WORD $0x53103d08 // lsl w8, w8, #16
 	WORD $0xb81f83a8 // stur w8, [x29, #-0x8]
-	WORD $0xb5000081 // cbnz x1, 0x8048 <k_pack_rows_bf16+0x364>
-	WORD $0x14000015 // b 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xb5000081 // cbnz x1, 0x7fd8 <k_pack_rows_bf16+0x364>
+	WORD $0x14000015 // b 0x8020 <k_pack_rows_bf16+0x3ac>
 	WORD $0xb81f83bf // stur wzr, [x29, #-0x8]
-	WORD $0xb4000261 // cbz x1, 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xb4000261 // cbz x1, 0x8020 <k_pack_rows_bf16+0x3ac>
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540000eb // b.lt 0x8068 <k_pack_rows_bf16+0x384>
+	WORD $0x540000eb // b.lt 0x7ff8 <k_pack_rows_bf16+0x384>
 	WORD $0x8b000368 // add x8, x27, x0
 	WORD $0x785fc108 // ldurh w8, [x8, #-0x4]
 	WORD $0x53103d08 // lsl w8, w8, #16
 	WORD $0xb81fc3a8 // stur w8, [x29, #-0x4]
-	WORD $0xb500008e // cbnz x14, 0x8070 <k_pack_rows_bf16+0x38c>
-	WORD $0x1400000b // b 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xb500008e // cbnz x14, 0x8000 <k_pack_rows_bf16+0x38c>
+	WORD $0x1400000b // b 0x8020 <k_pack_rows_bf16+0x3ac>
 	WORD $0xb81fc3bf // stur wzr, [x29, #-0x4]
-	WORD $0xb400012e // cbz x14, 0x8090 <k_pack_rows_bf16+0x3ac>
+	WORD $0xb400012e // cbz x14, 0x8020 <k_pack_rows_bf16+0x3ac>
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x540000ab // b.lt 0x8088 <k_pack_rows_bf16+0x3a4>
+	WORD $0x540000ab // b.lt 0x8018 <k_pack_rows_bf16+0x3a4>
 	WORD $0x8b060368 // add x8, x27, x6
 	WORD $0x785fc108 // ldurh w8, [x8, #-0x4]
 	WORD $0x53103d08 // lsl w8, w8, #16
-	WORD $0x14000002 // b 0x808c <k_pack_rows_bf16+0x3a8>
+	WORD $0x14000002 // b 0x801c <k_pack_rows_bf16+0x3a8>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0xb90003a8 // str w8, [x29]
 	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x54fff9a0 // b.eq 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0x54fff9a0 // b.eq 0x7f58 <k_pack_rows_bf16+0x2e4>
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x5400010b // b.lt 0x80bc <k_pack_rows_bf16+0x3d8>
+	WORD $0x5400010b // b.lt 0x804c <k_pack_rows_bf16+0x3d8>
 	WORD $0x785fe368 // ldurh w8, [x27, #-0x2]
 	WORD $0x53103d08 // lsl w8, w8, #16
 	WORD $0x8b1103aa // add x10, x29, x17
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xb81f4148 // stur w8, [x10, #-0xc]
-	WORD $0x540000ec // b.gt 0x80d0 <k_pack_rows_bf16+0x3ec>
-	WORD $0x14000024 // b 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0x540000ec // b.gt 0x8060 <k_pack_rows_bf16+0x3ec>
+	WORD $0x14000024 // b 0x80d8 <k_pack_rows_bf16+0x464>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x8b1103aa // add x10, x29, x17
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xb81f4148 // stur w8, [x10, #-0xc]
-	WORD $0x540003ed // b.le 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0x540003ed // b.le 0x80d8 <k_pack_rows_bf16+0x464>
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400010b // b.lt 0x80f4 <k_pack_rows_bf16+0x410>
+	WORD $0x5400010b // b.lt 0x8084 <k_pack_rows_bf16+0x410>
 	WORD $0x8b0c0368 // add x8, x27, x12
 	WORD $0x785fe108 // ldurh w8, [x8, #-0x2]
 	WORD $0x53103d04 // lsl w4, w8, #16
 	WORD $0x8b1a0ac8 // add x8, x22, x26, lsl #2
 	WORD $0xb9000504 // str w4, [x8, #0x4]
-	WORD $0xb50000a1 // cbnz x1, 0x8100 <k_pack_rows_bf16+0x41c>
-	WORD $0x14000016 // b 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0xb50000a1 // cbnz x1, 0x8090 <k_pack_rows_bf16+0x41c>
+	WORD $0x14000016 // b 0x80d8 <k_pack_rows_bf16+0x464>
 	WORD $0x8b1a0ac8 // add x8, x22, x26, lsl #2
 	WORD $0xb900051f // str wzr, [x8, #0x4]
-	WORD $0xb4000261 // cbz x1, 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0xb4000261 // cbz x1, 0x80d8 <k_pack_rows_bf16+0x464>
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540000eb // b.lt 0x8120 <k_pack_rows_bf16+0x43c>
+	WORD $0x540000eb // b.lt 0x80b0 <k_pack_rows_bf16+0x43c>
 	WORD $0x8b00036a // add x10, x27, x0
 	WORD $0x785fe14a // ldurh w10, [x10, #-0x2]
 	WORD $0x53103d44 // lsl w4, w10, #16
 	WORD $0xb9000904 // str w4, [x8, #0x8]
-	WORD $0xb500008e // cbnz x14, 0x8128 <k_pack_rows_bf16+0x444>
-	WORD $0x1400000b // b 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0xb500008e // cbnz x14, 0x80b8 <k_pack_rows_bf16+0x444>
+	WORD $0x1400000b // b 0x80d8 <k_pack_rows_bf16+0x464>
 	WORD $0xb900091f // str wzr, [x8, #0x8]
-	WORD $0xb400012e // cbz x14, 0x8148 <k_pack_rows_bf16+0x464>
+	WORD $0xb400012e // cbz x14, 0x80d8 <k_pack_rows_bf16+0x464>
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x540000ab // b.lt 0x8140 <k_pack_rows_bf16+0x45c>
+	WORD $0x540000ab // b.lt 0x80d0 <k_pack_rows_bf16+0x45c>
 	WORD $0x8b060368 // add x8, x27, x6
 	WORD $0x785fe108 // ldurh w8, [x8, #-0x2]
 	WORD $0x53103d08 // lsl w8, w8, #16
-	WORD $0x14000002 // b 0x8144 <k_pack_rows_bf16+0x460>
+	WORD $0x14000002 // b 0x80d4 <k_pack_rows_bf16+0x460>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0xb8316ba8 // str w8, [x29, x17]
 	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0x54fff3e0 // b.eq 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0x54fff3e0 // b.eq 0x7f58 <k_pack_rows_bf16+0x2e4>
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x5400012b // b.lt 0x8178 <k_pack_rows_bf16+0x494>
+	WORD $0x5400012b // b.lt 0x8108 <k_pack_rows_bf16+0x494>
 	WORD $0x79400368 // ldrh w8, [x27]
 	WORD $0x53103d08 // lsl w8, w8, #16
 	WORD $0xf94013ea // ldr x10, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0a03aa // add x10, x29, x10
 	WORD $0xb81f4148 // stur w8, [x10, #-0xc]
-	WORD $0x54fff2cd // b.le 0x7fc8 <k_pack_rows_bf16+0x2e4>
-	WORD $0x14000007 // b 0x8190 <k_pack_rows_bf16+0x4ac>
+	WORD $0x54fff2cd // b.le 0x7f58 <k_pack_rows_bf16+0x2e4>
+	WORD $0x14000007 // b 0x8120 <k_pack_rows_bf16+0x4ac>
 	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0xf94013ea // ldr x10, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0a03aa // add x10, x29, x10
 	WORD $0xb81f4148 // stur w8, [x10, #-0xc]
-	WORD $0x54fff1ed // b.le 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0x54fff1ed // b.le 0x7f58 <k_pack_rows_bf16+0x2e4>
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000eb // b.lt 0x81b0 <k_pack_rows_bf16+0x4cc>
+	WORD $0x540000eb // b.lt 0x8140 <k_pack_rows_bf16+0x4cc>
 	WORD $0x786c6b68 // ldrh w8, [x27, x12]
 	WORD $0x53103d04 // lsl w4, w8, #16
 	WORD $0x8b1a08a8 // add x8, x5, x26, lsl #2
 	WORD $0xb9000504 // str w4, [x8, #0x4]
-	WORD $0xb50000a1 // cbnz x1, 0x81bc <k_pack_rows_bf16+0x4d8>
-	WORD $0x17ffff87 // b 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xb50000a1 // cbnz x1, 0x814c <k_pack_rows_bf16+0x4d8>
+	WORD $0x17ffff87 // b 0x7f58 <k_pack_rows_bf16+0x2e4>
 	WORD $0x8b1a08a8 // add x8, x5, x26, lsl #2
 	WORD $0xb900051f // str wzr, [x8, #0x4]
-	WORD $0xb4fff081 // cbz x1, 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xb4fff081 // cbz x1, 0x7f58 <k_pack_rows_bf16+0x2e4>
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540000cb // b.lt 0x81d8 <k_pack_rows_bf16+0x4f4>
+	WORD $0x540000cb // b.lt 0x8168 <k_pack_rows_bf16+0x4f4>
 	WORD $0x78606b6a // ldrh w10, [x27, x0]
 	WORD $0x53103d41 // lsl w1, w10, #16
 	WORD $0xb9000901 // str w1, [x8, #0x8]
-	WORD $0xb500008e // cbnz x14, 0x81e0 <k_pack_rows_bf16+0x4fc>
-	WORD $0x17ffff7d // b 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xb500008e // cbnz x14, 0x8170 <k_pack_rows_bf16+0x4fc>
+	WORD $0x17ffff7d // b 0x7f58 <k_pack_rows_bf16+0x2e4>
 	WORD $0xb900091f // str wzr, [x8, #0x8]
-	WORD $0xb4ffef6e // cbz x14, 0x7fc8 <k_pack_rows_bf16+0x2e4>
+	WORD $0xb4ffef6e // cbz x14, 0x7f58 <k_pack_rows_bf16+0x2e4>
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x54ffeeaa // b.ge 0x7fb8 <k_pack_rows_bf16+0x2d4>
+	WORD $0x54ffeeaa // b.ge 0x7f48 <k_pack_rows_bf16+0x2d4>
 	WORD $0x2a1f03e8 // mov w8, wzr
-	WORD $0x17ffff75 // b 0x7fc0 <k_pack_rows_bf16+0x2dc>
+	WORD $0x17ffff75 // b 0x7f50 <k_pack_rows_bf16+0x2dc>
 	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
 	WORD $0xf94023fd // ldr x29, [sp, #0x40]
 	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
@@ -8352,7 +8324,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	// pack_rows_64
 	WORD $0xf9401408 // ldr x8, [x0, #0x28]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400234b // b.lt 0x8680 <k_pack_rows_64+0x470>
+	WORD $0x5400234b // b.lt 0x8610 <k_pack_rows_64+0x470>
 	WORD $0xd10283ff // sub sp, sp, #0xa0
 	WORD $0xa9075ff8 // stp x24, x23, [sp, #0x70]
 	WORD $0xf9401018 // ldr x24, [x0, #0x20]
@@ -8362,7 +8334,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90667fa // stp x26, x25, [sp, #0x60]
 	WORD $0xa90857f6 // stp x22, x21, [sp, #0x80]
 	WORD $0xa9094ff4 // stp x20, x19, [sp, #0x90]
-	WORD $0x5400212b // b.lt 0x8664 <k_pack_rows_64+0x454>
+	WORD $0x5400212b // b.lt 0x85f4 <k_pack_rows_64+0x454>
 	WORD $0xa940b00f // ldp x15, x12, [x0, #0x8]
 	WORD $0xd37cef0a // lsl x10, x24, #4
 	WORD $0xf9400009 // ldr x9, [x0]
@@ -8387,7 +8359,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910041e9 // add x9, x15, #0x10
 	WORD $0xf90027ee // str x14, [sp, #0x48]
 	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
-	WORD $0x1400000d // b 0x82d8 <k_pack_rows_64+0xc8>
+	WORD $0x1400000d // b 0x8268 <k_pack_rows_64+0xc8>
 	WORD $0xa94123e9 // ldp x9, x8, [sp, #0x10]
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xf9401fea // ldr x10, [sp, #0x38]
@@ -8399,37 +8371,37 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x91080129 // add x9, x9, #0x200
 	WORD $0xa9032be9 // stp x9, x10, [sp, #0x30]
-	WORD $0x54001c8a // b.ge 0x8664 <k_pack_rows_64+0x454>
+	WORD $0x54001c8a // b.ge 0x85f4 <k_pack_rows_64+0x454>
 	WORD $0xcb0b0119 // sub x25, x8, x11
 	WORD $0x52800808 // mov w8, #0x40 // =64
 	WORD $0xf90017fd // str x29, [sp, #0x28]
 	WORD $0xf101033f // cmp x25, #0x40
 	WORD $0x9a88b329 // csel x9, x25, x8, lt
 	WORD $0xf100133f // cmp x25, #0x4
-	WORD $0x5400010a // b.ge 0x8310 <k_pack_rows_64+0x100>
+	WORD $0x5400010a // b.ge 0x82a0 <k_pack_rows_64+0x100>
 	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x54fffd8b // b.lt 0x82a8 <k_pack_rows_64+0x98>
+	WORD $0x54fffd8b // b.lt 0x8238 <k_pack_rows_64+0x98>
 	WORD $0xa94377fb // ldp x27, x29, [sp, #0x30]
 	WORD $0xaa1f03fa // mov x26, xzr
 	WORD $0xaa1003fe // mov x30, x16
 	WORD $0xaa1803e9 // mov x9, x24
-	WORD $0x1400006d // b 0x84c0 <k_pack_rows_64+0x2b0>
+	WORD $0x1400006d // b 0x8450 <k_pack_rows_64+0x2b0>
 	WORD $0x9b187d68 // mul x8, x11, x24
 	WORD $0xf94007ea // ldr x10, [sp, #0x8]
 	WORD $0x8b0b0dfb // add x27, x15, x11, lsl #3
 	WORD $0xaa1f03f9 // mov x25, xzr
 	WORD $0xaa1803fe // mov x30, x24
 	WORD $0x8b080d5a // add x26, x10, x8, lsl #3
-	WORD $0x14000006 // b 0x8340 <k_pack_rows_64+0x130>
+	WORD $0x14000006 // b 0x82d0 <k_pack_rows_64+0x130>
 	WORD $0x91001339 // add x25, x25, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
 	WORD $0x8b0203bd // add x29, x29, x2
 	WORD $0xeb18033f // cmp x25, x24
-	WORD $0x54fffb6a // b.ge 0x82a8 <k_pack_rows_64+0x98>
+	WORD $0x54fffb6a // b.ge 0x8238 <k_pack_rows_64+0x98>
 	WORD $0xcb19020e // sub x14, x16, x25
 	WORD $0x8b190f44 // add x4, x26, x25, lsl #3
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x5400054b // b.lt 0x83f4 <k_pack_rows_64+0x1e4>
+	WORD $0x5400054b // b.lt 0x8384 <k_pack_rows_64+0x1e4>
 	WORD $0xaa1f03e8 // mov x8, xzr
 	WORD $0xaa1d03e1 // mov x1, x29
 	WORD $0x8b0101e7 // add x7, x15, x1
@@ -8465,54 +8437,54 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b11014a // add x10, x10, x17
 	WORD $0x8b110144 // add x4, x10, x17
 	WORD $0xad001940 // stp q0, q6, [x10]
-	WORD $0x54fffbed // b.le 0x8358 <k_pack_rows_64+0x148>
+	WORD $0x54fffbed // b.le 0x82e8 <k_pack_rows_64+0x148>
 	WORD $0x8b0d00e4 // add x4, x7, x13
 	WORD $0x8b0101e1 // add x1, x15, x1
 	WORD $0xeb080128 // subs x8, x9, x8
-	WORD $0x540000ac // b.gt 0x8400 <k_pack_rows_64+0x1f0>
-	WORD $0x17ffffcf // b 0x832c <k_pack_rows_64+0x11c>
+	WORD $0x540000ac // b.gt 0x8390 <k_pack_rows_64+0x1f0>
+	WORD $0x17ffffcf // b 0x82bc <k_pack_rows_64+0x11c>
 	WORD $0x9b0c6f21 // madd x1, x25, x12, x27
 	WORD $0xeb1f0128 // subs x8, x9, xzr
-	WORD $0x54fff98d // b.le 0x832c <k_pack_rows_64+0x11c>
+	WORD $0x54fff98d // b.le 0x82bc <k_pack_rows_64+0x11c>
 	WORD $0xeb19031f // cmp x24, x25
-	WORD $0x54fff94d // b.le 0x832c <k_pack_rows_64+0x11c>
+	WORD $0x54fff94d // b.le 0x82bc <k_pack_rows_64+0x11c>
 	WORD $0x91004087 // add x7, x4, #0x10
-	WORD $0x14000006 // b 0x8424 <k_pack_rows_64+0x214>
+	WORD $0x14000006 // b 0x83b4 <k_pack_rows_64+0x214>
 	WORD $0xfd0004e0 // str d0, [x7, #0x8]
 	WORD $0xf1000508 // subs x8, x8, #0x1
 	WORD $0x91002021 // add x1, x1, #0x8
 	WORD $0x8b1100e7 // add x7, x7, x17
-	WORD $0x54fff860 // b.eq 0x832c <k_pack_rows_64+0x11c>
+	WORD $0x54fff860 // b.eq 0x82bc <k_pack_rows_64+0x11c>
 	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x540000cb // b.lt 0x8440 <k_pack_rows_64+0x230>
+	WORD $0x540000cb // b.lt 0x83d0 <k_pack_rows_64+0x230>
 	WORD $0xfd400020 // ldr d0, [x1]
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xfc1f00e0 // stur d0, [x7, #-0x10]
-	WORD $0x54fffeed // b.le 0x8414 <k_pack_rows_64+0x204>
-	WORD $0x14000005 // b 0x8450 <k_pack_rows_64+0x240>
+	WORD $0x54fffeed // b.le 0x83a4 <k_pack_rows_64+0x204>
+	WORD $0x14000005 // b 0x83e0 <k_pack_rows_64+0x240>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xfc1f00e0 // stur d0, [x7, #-0x10]
-	WORD $0x54fffe4d // b.le 0x8414 <k_pack_rows_64+0x204>
+	WORD $0x54fffe4d // b.le 0x83a4 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x5400004b // b.lt 0x8460 <k_pack_rows_64+0x250>
+	WORD $0x5400004b // b.lt 0x83f0 <k_pack_rows_64+0x250>
 	WORD $0xfc6c6820 // ldr d0, [x1, x12]
 	WORD $0xf1000bdf // cmp x30, #0x2
 	WORD $0xfc1f80e0 // stur d0, [x7, #-0x8]
-	WORD $0x54fffd60 // b.eq 0x8414 <k_pack_rows_64+0x204>
+	WORD $0x54fffd60 // b.eq 0x83a4 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000ddf // cmp x14, #0x3
-	WORD $0x5400004b // b.lt 0x847c <k_pack_rows_64+0x26c>
+	WORD $0x5400004b // b.lt 0x840c <k_pack_rows_64+0x26c>
 	WORD $0xfc606820 // ldr d0, [x1, x0]
 	WORD $0xf1000fdf // cmp x30, #0x3
 	WORD $0xfd0000e0 // str d0, [x7]
-	WORD $0x54fffc80 // b.eq 0x8414 <k_pack_rows_64+0x204>
+	WORD $0x54fffc80 // b.eq 0x83a4 <k_pack_rows_64+0x204>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10011df // cmp x14, #0x4
-	WORD $0x54fffc0b // b.lt 0x8410 <k_pack_rows_64+0x200>
+	WORD $0x54fffc0b // b.lt 0x83a0 <k_pack_rows_64+0x200>
 	WORD $0xfc666820 // ldr d0, [x1, x6]
-	WORD $0x17ffffde // b 0x8410 <k_pack_rows_64+0x200>
+	WORD $0x17ffffde // b 0x83a0 <k_pack_rows_64+0x200>
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xfc286ba0 // str d0, [x29, x8]
 	WORD $0x9100135a // add x26, x26, #0x4
@@ -8521,13 +8493,13 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb18035f // cmp x26, x24
 	WORD $0x910083bd // add x29, x29, #0x20
 	WORD $0x8b02037b // add x27, x27, x2
-	WORD $0x54ffef6a // b.ge 0x82a8 <k_pack_rows_64+0x98>
+	WORD $0x54ffef6a // b.ge 0x8238 <k_pack_rows_64+0x98>
 	WORD $0xeb1a031f // cmp x24, x26
-	WORD $0x54ffff0d // b.le 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0x54ffff0d // b.le 0x8434 <k_pack_rows_64+0x294>
 	WORD $0xf10003df // cmp x30, #0x0
-	WORD $0x5400006d // b.le 0x84d8 <k_pack_rows_64+0x2c8>
+	WORD $0x5400006d // b.le 0x8468 <k_pack_rows_64+0x2c8>
 	WORD $0xfc5f0360 // ldur d0, [x27, #-0x10]
-	WORD $0x14000002 // b 0x84dc <k_pack_rows_64+0x2cc>
+	WORD $0x14000002 // b 0x846c <k_pack_rows_64+0x2cc>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94027e8 // ldr x8, [sp, #0x48]
 	WORD $0xf100093f // cmp x9, #0x2
@@ -8535,98 +8507,98 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1a0108 // add x8, x8, x26
 	WORD $0x91000d0e // add x14, x8, #0x3
 	WORD $0x91000901 // add x1, x8, #0x2
-	WORD $0x540002ab // b.lt 0x8548 <k_pack_rows_64+0x338>
+	WORD $0x540002ab // b.lt 0x84d8 <k_pack_rows_64+0x338>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400006b // b.lt 0x850c <k_pack_rows_64+0x2fc>
+	WORD $0x5400006b // b.lt 0x849c <k_pack_rows_64+0x2fc>
 	WORD $0x8b0c0368 // add x8, x27, x12
 	WORD $0xfc5f0100 // ldur d0, [x8, #-0x10]
 	WORD $0xfc1f03a0 // stur d0, [x29, #-0x10]
-	WORD $0xb40001c1 // cbz x1, 0x8548 <k_pack_rows_64+0x338>
+	WORD $0xb40001c1 // cbz x1, 0x84d8 <k_pack_rows_64+0x338>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400006b // b.lt 0x8528 <k_pack_rows_64+0x318>
+	WORD $0x5400006b // b.lt 0x84b8 <k_pack_rows_64+0x318>
 	WORD $0x8b000368 // add x8, x27, x0
 	WORD $0xfc5f0100 // ldur d0, [x8, #-0x10]
 	WORD $0xfc1f83a0 // stur d0, [x29, #-0x8]
-	WORD $0xb40000ee // cbz x14, 0x8548 <k_pack_rows_64+0x338>
+	WORD $0xb40000ee // cbz x14, 0x84d8 <k_pack_rows_64+0x338>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x5400006b // b.lt 0x8544 <k_pack_rows_64+0x334>
+	WORD $0x5400006b // b.lt 0x84d4 <k_pack_rows_64+0x334>
 	WORD $0x8b060368 // add x8, x27, x6
 	WORD $0xfc5f0100 // ldur d0, [x8, #-0x10]
 	WORD $0xfd0003a0 // str d0, [x29]
 	WORD $0xf100073f // cmp x25, #0x1
-	WORD $0x54fffac0 // b.eq 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0x54fffac0 // b.eq 0x8434 <k_pack_rows_64+0x294>
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x540000eb // b.lt 0x8570 <k_pack_rows_64+0x360>
+	WORD $0x540000eb // b.lt 0x8500 <k_pack_rows_64+0x360>
 	WORD $0xfc5f8360 // ldur d0, [x27, #-0x8]
 	WORD $0x8b1103a8 // add x8, x29, x17
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xfc1e8100 // stur d0, [x8, #-0x18]
-	WORD $0x540000ec // b.gt 0x8584 <k_pack_rows_64+0x374>
-	WORD $0x1400001b // b 0x85d8 <k_pack_rows_64+0x3c8>
+	WORD $0x540000ec // b.gt 0x8514 <k_pack_rows_64+0x374>
+	WORD $0x1400001b // b 0x8568 <k_pack_rows_64+0x3c8>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b1103a8 // add x8, x29, x17
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0xfc1e8100 // stur d0, [x8, #-0x18]
-	WORD $0x540002cd // b.le 0x85d8 <k_pack_rows_64+0x3c8>
+	WORD $0x540002cd // b.le 0x8568 <k_pack_rows_64+0x3c8>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400006b // b.lt 0x8598 <k_pack_rows_64+0x388>
+	WORD $0x5400006b // b.lt 0x8528 <k_pack_rows_64+0x388>
 	WORD $0x8b0c0368 // add x8, x27, x12
 	WORD $0xfc5f8100 // ldur d0, [x8, #-0x8]
 	WORD $0x8b1a0ec8 // add x8, x22, x26, lsl #3
 	WORD $0xfd000500 // str d0, [x8, #0x8]
-	WORD $0xb40001c1 // cbz x1, 0x85d8 <k_pack_rows_64+0x3c8>
+	WORD $0xb40001c1 // cbz x1, 0x8568 <k_pack_rows_64+0x3c8>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400006b // b.lt 0x85b8 <k_pack_rows_64+0x3a8>
+	WORD $0x5400006b // b.lt 0x8548 <k_pack_rows_64+0x3a8>
 	WORD $0x8b00036a // add x10, x27, x0
 	WORD $0xfc5f8140 // ldur d0, [x10, #-0x8]
 	WORD $0xfd000900 // str d0, [x8, #0x10]
-	WORD $0xb40000ee // cbz x14, 0x85d8 <k_pack_rows_64+0x3c8>
+	WORD $0xb40000ee // cbz x14, 0x8568 <k_pack_rows_64+0x3c8>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x5400006b // b.lt 0x85d4 <k_pack_rows_64+0x3c4>
+	WORD $0x5400006b // b.lt 0x8564 <k_pack_rows_64+0x3c4>
 	WORD $0x8b060368 // add x8, x27, x6
 	WORD $0xfc5f8100 // ldur d0, [x8, #-0x8]
 	WORD $0xfc316ba0 // str d0, [x29, x17]
 	WORD $0xf1000b3f // cmp x25, #0x2
-	WORD $0x54fff640 // b.eq 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0x54fff640 // b.eq 0x8434 <k_pack_rows_64+0x294>
 	WORD $0xf10007df // cmp x30, #0x1
-	WORD $0x5400010b // b.lt 0x8604 <k_pack_rows_64+0x3f4>
+	WORD $0x5400010b // b.lt 0x8594 <k_pack_rows_64+0x3f4>
 	WORD $0xfd400360 // ldr d0, [x27]
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0803a8 // add x8, x29, x8
 	WORD $0xfc1e8100 // stur d0, [x8, #-0x18]
-	WORD $0x54fff54d // b.le 0x84a4 <k_pack_rows_64+0x294>
-	WORD $0x14000007 // b 0x861c <k_pack_rows_64+0x40c>
+	WORD $0x54fff54d // b.le 0x8434 <k_pack_rows_64+0x294>
+	WORD $0x14000007 // b 0x85ac <k_pack_rows_64+0x40c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf94013e8 // ldr x8, [sp, #0x20]
 	WORD $0xf100053f // cmp x9, #0x1
 	WORD $0x8b0803a8 // add x8, x29, x8
 	WORD $0xfc1e8100 // stur d0, [x8, #-0x18]
-	WORD $0x54fff46d // b.le 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0x54fff46d // b.le 0x8434 <k_pack_rows_64+0x294>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400004b // b.lt 0x862c <k_pack_rows_64+0x41c>
+	WORD $0x5400004b // b.lt 0x85bc <k_pack_rows_64+0x41c>
 	WORD $0xfc6c6b60 // ldr d0, [x27, x12]
 	WORD $0x8b1a0ca8 // add x8, x5, x26, lsl #3
 	WORD $0xfd000500 // str d0, [x8, #0x8]
-	WORD $0xb4fff381 // cbz x1, 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0xb4fff381 // cbz x1, 0x8434 <k_pack_rows_64+0x294>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400004b // b.lt 0x8648 <k_pack_rows_64+0x438>
+	WORD $0x5400004b // b.lt 0x85d8 <k_pack_rows_64+0x438>
 	WORD $0xfc606b60 // ldr d0, [x27, x0]
 	WORD $0xfd000900 // str d0, [x8, #0x10]
-	WORD $0xb4fff2ce // cbz x14, 0x84a4 <k_pack_rows_64+0x294>
+	WORD $0xb4fff2ce // cbz x14, 0x8434 <k_pack_rows_64+0x294>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x54fff22b // b.lt 0x849c <k_pack_rows_64+0x28c>
+	WORD $0x54fff22b // b.lt 0x842c <k_pack_rows_64+0x28c>
 	WORD $0xfc666b60 // ldr d0, [x27, x6]
-	WORD $0x17ffff8f // b 0x849c <k_pack_rows_64+0x28c>
+	WORD $0x17ffff8f // b 0x842c <k_pack_rows_64+0x28c>
 	WORD $0xa9494ff4 // ldp x20, x19, [sp, #0x90]
 	WORD $0xf94023fd // ldr x29, [sp, #0x40]
 	WORD $0xa94857f6 // ldp x22, x21, [sp, #0x80]
@@ -8650,10 +8622,10 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90957f6 // stp x22, x21, [sp, #0x90]
 	WORD $0xa90a4ff4 // stp x20, x19, [sp, #0xa0]
 	WORD $0xa90083eb // stp x11, x0, [sp, #0x8]
-	WORD $0x540021cb // b.lt 0x8af0 <k_pack_rows_pairs+0x46c>
+	WORD $0x540021cb // b.lt 0x8a80 <k_pack_rows_pairs+0x46c>
 	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400248b // b.lt 0x8b54 <k_pack_rows_pairs+0x4d0>
+	WORD $0x5400248b // b.lt 0x8ae4 <k_pack_rows_pairs+0x4d0>
 	WORD $0xa940450b // ldp x11, x17, [x8]
 	WORD $0xd37ff92e // lsl x14, x9, #1
 	WORD $0xf9400d1a // ldr x26, [x8, #0x18]
@@ -8678,7 +8650,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91002228 // add x8, x17, #0x8
 	WORD $0xf9002fec // str x12, [sp, #0x58]
 	WORD $0xf90023e8 // str x8, [sp, #0x40]
-	WORD $0x1400000d // b 0x875c <k_pack_rows_pairs+0xd8>
+	WORD $0x1400000d // b 0x86ec <k_pack_rows_pairs+0xd8>
 	WORD $0xa9422be8 // ldp x8, x10, [sp, #0x20]
 	WORD $0x910101ad // add x13, x13, #0x40
 	WORD $0xf94027eb // ldr x11, [sp, #0x48]
@@ -8690,37 +8662,37 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a01bf // cmp x13, x10
 	WORD $0x91040108 // add x8, x8, #0x100
 	WORD $0xa9042fe8 // stp x8, x11, [sp, #0x40]
-	WORD $0x54001cca // b.ge 0x8af0 <k_pack_rows_pairs+0x46c>
+	WORD $0x54001cca // b.ge 0x8a80 <k_pack_rows_pairs+0x46c>
 	WORD $0xcb0d015b // sub x27, x10, x13
 	WORD $0x52800808 // mov w8, #0x40 // =64
 	WORD $0xf9001ffd // str x29, [sp, #0x38]
 	WORD $0xf101037f // cmp x27, #0x40
 	WORD $0x9a88b368 // csel x8, x27, x8, lt
 	WORD $0xf100137f // cmp x27, #0x4
-	WORD $0x5400010a // b.ge 0x8794 <k_pack_rows_pairs+0x110>
+	WORD $0x5400010a // b.ge 0x8724 <k_pack_rows_pairs+0x110>
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffd8b // b.lt 0x872c <k_pack_rows_pairs+0xa8>
+	WORD $0x54fffd8b // b.lt 0x86bc <k_pack_rows_pairs+0xa8>
 	WORD $0xa9445ffe // ldp x30, x23, [sp, #0x40]
 	WORD $0xaa1f03fd // mov x29, xzr
 	WORD $0xaa1a03e1 // mov x1, x26
 	WORD $0xaa1003e8 // mov x8, x16
-	WORD $0x1400006f // b 0x894c <k_pack_rows_pairs+0x2c8>
+	WORD $0x1400006f // b 0x88dc <k_pack_rows_pairs+0x2c8>
 	WORD $0x9b107daa // mul x10, x13, x16
 	WORD $0xf9400feb // ldr x11, [sp, #0x18]
 	WORD $0x8b0d0a3b // add x27, x17, x13, lsl #2
 	WORD $0xaa1f03e1 // mov x1, xzr
 	WORD $0xaa1003fe // mov x30, x16
 	WORD $0x8b0a0977 // add x23, x11, x10, lsl #2
-	WORD $0x14000006 // b 0x87c4 <k_pack_rows_pairs+0x140>
+	WORD $0x14000006 // b 0x8754 <k_pack_rows_pairs+0x140>
 	WORD $0x91001021 // add x1, x1, #0x4
 	WORD $0xd10013de // sub x30, x30, #0x4
 	WORD $0x8b0203bd // add x29, x29, x2
 	WORD $0xeb10003f // cmp x1, x16
-	WORD $0x54fffb6a // b.ge 0x872c <k_pack_rows_pairs+0xa8>
+	WORD $0x54fffb6a // b.ge 0x86bc <k_pack_rows_pairs+0xa8>
 	WORD $0xcb010346 // sub x6, x26, x1
 	WORD $0x8b010af6 // add x22, x23, x1, lsl #2
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x5400058b // b.lt 0x8880 <k_pack_rows_pairs+0x1fc>
+	WORD $0x5400058b // b.lt 0x8810 <k_pack_rows_pairs+0x1fc>
 	WORD $0xaa1f03f4 // mov x20, xzr
 	WORD $0xaa1d03ea // mov x10, x29
 	WORD $0x8b0a0220 // add x0, x17, x10
@@ -8758,54 +8730,54 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08017f // cmp x11, x8
 	WORD $0x3d8002c0 // str q0, [x22]
 	WORD $0x8b1302d6 // add x22, x22, x19
-	WORD $0x54fffbad // b.le 0x87dc <k_pack_rows_pairs+0x158>
+	WORD $0x54fffbad // b.le 0x876c <k_pack_rows_pairs+0x158>
 	WORD $0x8b0f0016 // add x22, x0, x15
 	WORD $0x8b0a0220 // add x0, x17, x10
 	WORD $0xeb14010a // subs x10, x8, x20
-	WORD $0x540000ac // b.gt 0x888c <k_pack_rows_pairs+0x208>
-	WORD $0x17ffffcd // b 0x87b0 <k_pack_rows_pairs+0x12c>
+	WORD $0x540000ac // b.gt 0x881c <k_pack_rows_pairs+0x208>
+	WORD $0x17ffffcd // b 0x8740 <k_pack_rows_pairs+0x12c>
 	WORD $0x9b096c20 // madd x0, x1, x9, x27
 	WORD $0xeb1f010a // subs x10, x8, xzr
-	WORD $0x54fff94d // b.le 0x87b0 <k_pack_rows_pairs+0x12c>
+	WORD $0x54fff94d // b.le 0x8740 <k_pack_rows_pairs+0x12c>
 	WORD $0xeb01021f // cmp x16, x1
-	WORD $0x54fff90d // b.le 0x87b0 <k_pack_rows_pairs+0x12c>
+	WORD $0x54fff90d // b.le 0x8740 <k_pack_rows_pairs+0x12c>
 	WORD $0x910022d6 // add x22, x22, #0x8
-	WORD $0x14000006 // b 0x88b0 <k_pack_rows_pairs+0x22c>
+	WORD $0x14000006 // b 0x8840 <k_pack_rows_pairs+0x22c>
 	WORD $0xbd0006c0 // str s0, [x22, #0x4]
 	WORD $0xf100054a // subs x10, x10, #0x1
 	WORD $0x91001000 // add x0, x0, #0x4
 	WORD $0x8b1302d6 // add x22, x22, x19
-	WORD $0x54fff820 // b.eq 0x87b0 <k_pack_rows_pairs+0x12c>
+	WORD $0x54fff820 // b.eq 0x8740 <k_pack_rows_pairs+0x12c>
 	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x540000cb // b.lt 0x88cc <k_pack_rows_pairs+0x248>
+	WORD $0x540000cb // b.lt 0x885c <k_pack_rows_pairs+0x248>
 	WORD $0xbd400000 // ldr s0, [x0]
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xbc1f82c0 // stur s0, [x22, #-0x8]
-	WORD $0x54fffeed // b.le 0x88a0 <k_pack_rows_pairs+0x21c>
-	WORD $0x14000005 // b 0x88dc <k_pack_rows_pairs+0x258>
+	WORD $0x54fffeed // b.le 0x8830 <k_pack_rows_pairs+0x21c>
+	WORD $0x14000005 // b 0x886c <k_pack_rows_pairs+0x258>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10007df // cmp x30, #0x1
 	WORD $0xbc1f82c0 // stur s0, [x22, #-0x8]
-	WORD $0x54fffe4d // b.le 0x88a0 <k_pack_rows_pairs+0x21c>
+	WORD $0x54fffe4d // b.le 0x8830 <k_pack_rows_pairs+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10008df // cmp x6, #0x2
-	WORD $0x5400004b // b.lt 0x88ec <k_pack_rows_pairs+0x268>
+	WORD $0x5400004b // b.lt 0x887c <k_pack_rows_pairs+0x268>
 	WORD $0xbc696800 // ldr s0, [x0, x9]
 	WORD $0xf1000bdf // cmp x30, #0x2
 	WORD $0xbc1fc2c0 // stur s0, [x22, #-0x4]
-	WORD $0x54fffd60 // b.eq 0x88a0 <k_pack_rows_pairs+0x21c>
+	WORD $0x54fffd60 // b.eq 0x8830 <k_pack_rows_pairs+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000cdf // cmp x6, #0x3
-	WORD $0x5400004b // b.lt 0x8908 <k_pack_rows_pairs+0x284>
+	WORD $0x5400004b // b.lt 0x8898 <k_pack_rows_pairs+0x284>
 	WORD $0xbc6e6800 // ldr s0, [x0, x14]
 	WORD $0xf1000fdf // cmp x30, #0x3
 	WORD $0xbd0002c0 // str s0, [x22]
-	WORD $0x54fffc80 // b.eq 0x88a0 <k_pack_rows_pairs+0x21c>
+	WORD $0x54fffc80 // b.eq 0x8830 <k_pack_rows_pairs+0x21c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf10010df // cmp x6, #0x4
-	WORD $0x54fffc0b // b.lt 0x889c <k_pack_rows_pairs+0x218>
+	WORD $0x54fffc0b // b.lt 0x882c <k_pack_rows_pairs+0x218>
 	WORD $0xbc636800 // ldr s0, [x0, x3]
-	WORD $0x17ffffde // b 0x889c <k_pack_rows_pairs+0x218>
+	WORD $0x17ffffde // b 0x882c <k_pack_rows_pairs+0x218>
 	WORD $0xf9401bea // ldr x10, [sp, #0x30]
 	WORD $0xbc2a6ae0 // str s0, [x23, x10]
 	WORD $0x910013bd // add x29, x29, #0x4
@@ -8814,13 +8786,13 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb1003bf // cmp x29, x16
 	WORD $0x910042f7 // add x23, x23, #0x10
 	WORD $0x8b0203de // add x30, x30, x2
-	WORD $0x54ffef2a // b.ge 0x872c <k_pack_rows_pairs+0xa8>
+	WORD $0x54ffef2a // b.ge 0x86bc <k_pack_rows_pairs+0xa8>
 	WORD $0xeb1d021f // cmp x16, x29
-	WORD $0x54ffff0d // b.le 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0x54ffff0d // b.le 0x88c0 <k_pack_rows_pairs+0x2ac>
 	WORD $0xf100003f // cmp x1, #0x0
-	WORD $0x5400006d // b.le 0x8964 <k_pack_rows_pairs+0x2e0>
+	WORD $0x5400006d // b.le 0x88f4 <k_pack_rows_pairs+0x2e0>
 	WORD $0xbc5f83c0 // ldur s0, [x30, #-0x8]
-	WORD $0x14000002 // b 0x8968 <k_pack_rows_pairs+0x2e4>
+	WORD $0x14000002 // b 0x88f8 <k_pack_rows_pairs+0x2e4>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf9402fea // ldr x10, [sp, #0x58]
 	WORD $0xf100091f // cmp x8, #0x2
@@ -8828,123 +8800,123 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1d014a // add x10, x10, x29
 	WORD $0x91000d46 // add x6, x10, #0x3
 	WORD $0x91000940 // add x0, x10, #0x2
-	WORD $0x540002ab // b.lt 0x89d4 <k_pack_rows_pairs+0x350>
+	WORD $0x540002ab // b.lt 0x8964 <k_pack_rows_pairs+0x350>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x5400006b // b.lt 0x8998 <k_pack_rows_pairs+0x314>
+	WORD $0x5400006b // b.lt 0x8928 <k_pack_rows_pairs+0x314>
 	WORD $0x8b0903ca // add x10, x30, x9
 	WORD $0xbc5f8140 // ldur s0, [x10, #-0x8]
 	WORD $0xbc1f82e0 // stur s0, [x23, #-0x8]
-	WORD $0xb40001c0 // cbz x0, 0x89d4 <k_pack_rows_pairs+0x350>
+	WORD $0xb40001c0 // cbz x0, 0x8964 <k_pack_rows_pairs+0x350>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000c3f // cmp x1, #0x3
-	WORD $0x5400006b // b.lt 0x89b4 <k_pack_rows_pairs+0x330>
+	WORD $0x5400006b // b.lt 0x8944 <k_pack_rows_pairs+0x330>
 	WORD $0x8b0e03ca // add x10, x30, x14
 	WORD $0xbc5f8140 // ldur s0, [x10, #-0x8]
 	WORD $0xbc1fc2e0 // stur s0, [x23, #-0x4]
-	WORD $0xb40000e6 // cbz x6, 0x89d4 <k_pack_rows_pairs+0x350>
+	WORD $0xb40000e6 // cbz x6, 0x8964 <k_pack_rows_pairs+0x350>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x5400006b // b.lt 0x89d0 <k_pack_rows_pairs+0x34c>
+	WORD $0x5400006b // b.lt 0x8960 <k_pack_rows_pairs+0x34c>
 	WORD $0x8b0303ca // add x10, x30, x3
 	WORD $0xbc5f8140 // ldur s0, [x10, #-0x8]
 	WORD $0xbd0002e0 // str s0, [x23]
 	WORD $0xf100077f // cmp x27, #0x1
-	WORD $0x54fffac0 // b.eq 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0x54fffac0 // b.eq 0x88c0 <k_pack_rows_pairs+0x2ac>
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540000eb // b.lt 0x89fc <k_pack_rows_pairs+0x378>
+	WORD $0x540000eb // b.lt 0x898c <k_pack_rows_pairs+0x378>
 	WORD $0xbc5fc3c0 // ldur s0, [x30, #-0x4]
 	WORD $0x8b1302ea // add x10, x23, x19
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x540000ec // b.gt 0x8a10 <k_pack_rows_pairs+0x38c>
-	WORD $0x1400001b // b 0x8a64 <k_pack_rows_pairs+0x3e0>
+	WORD $0x540000ec // b.gt 0x89a0 <k_pack_rows_pairs+0x38c>
+	WORD $0x1400001b // b 0x89f4 <k_pack_rows_pairs+0x3e0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0x8b1302ea // add x10, x23, x19
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x540002cd // b.le 0x8a64 <k_pack_rows_pairs+0x3e0>
+	WORD $0x540002cd // b.le 0x89f4 <k_pack_rows_pairs+0x3e0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x5400006b // b.lt 0x8a24 <k_pack_rows_pairs+0x3a0>
+	WORD $0x5400006b // b.lt 0x89b4 <k_pack_rows_pairs+0x3a0>
 	WORD $0x8b0903ca // add x10, x30, x9
 	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
 	WORD $0x8b1d0b0a // add x10, x24, x29, lsl #2
 	WORD $0xbd000540 // str s0, [x10, #0x4]
-	WORD $0xb40001c0 // cbz x0, 0x8a64 <k_pack_rows_pairs+0x3e0>
+	WORD $0xb40001c0 // cbz x0, 0x89f4 <k_pack_rows_pairs+0x3e0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000c3f // cmp x1, #0x3
-	WORD $0x5400006b // b.lt 0x8a44 <k_pack_rows_pairs+0x3c0>
+	WORD $0x5400006b // b.lt 0x89d4 <k_pack_rows_pairs+0x3c0>
 	WORD $0x8b0e03cb // add x11, x30, x14
 	WORD $0xbc5fc160 // ldur s0, [x11, #-0x4]
 	WORD $0xbd000940 // str s0, [x10, #0x8]
-	WORD $0xb40000e6 // cbz x6, 0x8a64 <k_pack_rows_pairs+0x3e0>
+	WORD $0xb40000e6 // cbz x6, 0x89f4 <k_pack_rows_pairs+0x3e0>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x5400006b // b.lt 0x8a60 <k_pack_rows_pairs+0x3dc>
+	WORD $0x5400006b // b.lt 0x89f0 <k_pack_rows_pairs+0x3dc>
 	WORD $0x8b0303ca // add x10, x30, x3
 	WORD $0xbc5fc140 // ldur s0, [x10, #-0x4]
 	WORD $0xbc336ae0 // str s0, [x23, x19]
 	WORD $0xf1000b7f // cmp x27, #0x2
-	WORD $0x54fff640 // b.eq 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0x54fff640 // b.eq 0x88c0 <k_pack_rows_pairs+0x2ac>
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400010b // b.lt 0x8a90 <k_pack_rows_pairs+0x40c>
+	WORD $0x5400010b // b.lt 0x8a20 <k_pack_rows_pairs+0x40c>
 	WORD $0xbd4003c0 // ldr s0, [x30]
 	WORD $0xf9401bea // ldr x10, [sp, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0a02ea // add x10, x23, x10
 	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x54fff54d // b.le 0x8930 <k_pack_rows_pairs+0x2ac>
-	WORD $0x14000007 // b 0x8aa8 <k_pack_rows_pairs+0x424>
+	WORD $0x54fff54d // b.le 0x88c0 <k_pack_rows_pairs+0x2ac>
+	WORD $0x14000007 // b 0x8a38 <k_pack_rows_pairs+0x424>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf9401bea // ldr x10, [sp, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x8b0a02ea // add x10, x23, x10
 	WORD $0xbc1f4140 // stur s0, [x10, #-0xc]
-	WORD $0x54fff46d // b.le 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0x54fff46d // b.le 0x88c0 <k_pack_rows_pairs+0x2ac>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100083f // cmp x1, #0x2
-	WORD $0x5400004b // b.lt 0x8ab8 <k_pack_rows_pairs+0x434>
+	WORD $0x5400004b // b.lt 0x8a48 <k_pack_rows_pairs+0x434>
 	WORD $0xbc696bc0 // ldr s0, [x30, x9]
 	WORD $0x8b1d0aaa // add x10, x21, x29, lsl #2
 	WORD $0xbd000540 // str s0, [x10, #0x4]
-	WORD $0xb4fff380 // cbz x0, 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0xb4fff380 // cbz x0, 0x88c0 <k_pack_rows_pairs+0x2ac>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf1000c3f // cmp x1, #0x3
-	WORD $0x5400004b // b.lt 0x8ad4 <k_pack_rows_pairs+0x450>
+	WORD $0x5400004b // b.lt 0x8a64 <k_pack_rows_pairs+0x450>
 	WORD $0xbc6e6bc0 // ldr s0, [x30, x14]
 	WORD $0xbd000940 // str s0, [x10, #0x8]
-	WORD $0xb4fff2c6 // cbz x6, 0x8930 <k_pack_rows_pairs+0x2ac>
+	WORD $0xb4fff2c6 // cbz x6, 0x88c0 <k_pack_rows_pairs+0x2ac>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xf100103f // cmp x1, #0x4
-	WORD $0x54fff22b // b.lt 0x8928 <k_pack_rows_pairs+0x2a4>
+	WORD $0x54fff22b // b.lt 0x88b8 <k_pack_rows_pairs+0x2a4>
 	WORD $0xbc636bc0 // ldr s0, [x30, x3]
-	WORD $0x17ffff8f // b 0x8928 <k_pack_rows_pairs+0x2a4>
+	WORD $0x17ffff8f // b 0x88b8 <k_pack_rows_pairs+0x2a4>
 	WORD $0xa940bbe8 // ldp x8, x14, [sp, #0x8]
-	WORD $0x36000308 // tbz w8, #0x0, 0x8b54 <k_pack_rows_pairs+0x4d0>
+	WORD $0x36000308 // tbz w8, #0x0, 0x8ae4 <k_pack_rows_pairs+0x4d0>
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540002cb // b.lt 0x8b54 <k_pack_rows_pairs+0x4d0>
+	WORD $0x540002cb // b.lt 0x8ae4 <k_pack_rows_pairs+0x4d0>
 	WORD $0x9b0a7e0b // mul x11, x16, x10
 	WORD $0xf94001cc // ldr x12, [x14]
 	WORD $0xf9400dc8 // ldr x8, [x14, #0x18]
 	WORD $0xd37ef54a // lsl x10, x10, #2
 	WORD $0x8b0b098b // add x11, x12, x11, lsl #2
 	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0x14000008 // b 0x8b38 <k_pack_rows_pairs+0x4b4>
+	WORD $0x14000008 // b 0x8ac8 <k_pack_rows_pairs+0x4b4>
 	WORD $0xf94005cd // ldr x13, [x14, #0x8]
 	WORD $0x786a69ad // ldrh w13, [x13, x10]
 	WORD $0xb82c796d // str w13, [x11, x12, lsl #2]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x8b09014a // add x10, x10, x9
 	WORD $0xeb0c021f // cmp x16, x12
-	WORD $0x54000100 // b.eq 0x8b54 <k_pack_rows_pairs+0x4d0>
+	WORD $0x54000100 // b.eq 0x8ae4 <k_pack_rows_pairs+0x4d0>
 	WORD $0xeb08019f // cmp x12, x8
-	WORD $0x54ffff0b // b.lt 0x8b1c <k_pack_rows_pairs+0x498>
+	WORD $0x54ffff0b // b.lt 0x8aac <k_pack_rows_pairs+0x498>
 	WORD $0xb82c797f // str wzr, [x11, x12, lsl #2]
 	WORD $0x9100058c // add x12, x12, #0x1
 	WORD $0x8b09014a // add x10, x10, x9
 	WORD $0xeb0c021f // cmp x16, x12
-	WORD $0x54ffff41 // b.ne 0x8b38 <k_pack_rows_pairs+0x4b4>
+	WORD $0x54ffff41 // b.ne 0x8ac8 <k_pack_rows_pairs+0x4b4>
 	WORD $0xa94a4ff4 // ldp x20, x19, [sp, #0xa0]
 	WORD $0xf9402bfd // ldr x29, [sp, #0x50]
 	WORD $0xa94957f6 // ldp x22, x21, [sp, #0x90]
@@ -8960,10 +8932,10 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0x54000be1 // b.ne 0x8d04 <k_pack_cols+0x190>
+	WORD $0x54000be1 // b.ne 0x8c94 <k_pack_cols+0x190>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001b8b // b.lt 0x8f04 <k_pack_cols+0x390>
+	WORD $0x54001b8b // b.lt 0x8e94 <k_pack_cols+0x390>
 	WORD $0xa9412c11 // ldp x17, x11, [x0, #0x10]
 	WORD $0xd37be90e // lsl x14, x8, #5
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -8981,27 +8953,27 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x9b0d310d // madd x13, x8, x13, x12
 	WORD $0x91004182 // add x2, x12, #0x10
-	WORD $0x14000008 // b 0x8bfc <k_pack_cols+0x88>
+	WORD $0x14000008 // b 0x8b8c <k_pack_cols+0x88>
 	WORD $0x91020042 // add x2, x2, #0x80
 	WORD $0x8b100063 // add x3, x3, x16
 	WORD $0xeb08009f // cmp x4, x8
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x8b100129 // add x9, x9, x16
 	WORD $0xaa0403ef // mov x15, x4
-	WORD $0x5400186a // b.ge 0x8f04 <k_pack_cols+0x390>
+	WORD $0x5400186a // b.ge 0x8e94 <k_pack_cols+0x390>
 	WORD $0xcb0f0105 // sub x5, x8, x15
 	WORD $0x910011e4 // add x4, x15, #0x4
 	WORD $0xf10010bf // cmp x5, #0x4
 	WORD $0x9a84b105 // csel x5, x8, x4, lt
 	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x5400008a // b.ge 0x8c20 <k_pack_cols+0xac>
+	WORD $0x5400008a // b.ge 0x8bb0 <k_pack_cols+0xac>
 	WORD $0xaa1f03e6 // mov x6, xzr
 	WORD $0xaa0c03e7 // mov x7, x12
-	WORD $0x1400001c // b 0x8c8c <k_pack_cols+0x118>
+	WORD $0x1400001c // b 0x8c1c <k_pack_cols+0x118>
 	WORD $0xeb0501ff // cmp x15, x5
 	WORD $0xaa0103e6 // mov x6, x1
 	WORD $0xaa0d03e7 // mov x7, x13
-	WORD $0x5400030a // b.ge 0x8c8c <k_pack_cols+0x118>
+	WORD $0x5400030a // b.ge 0x8c1c <k_pack_cols+0x118>
 	WORD $0xf9400406 // ldr x6, [x0, #0x8]
 	WORD $0xaa0203f4 // mov x20, x2
 	WORD $0x52800115 // mov w21, #0x8 // =8
@@ -9018,92 +8990,92 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc002a0 // ldr q0, [x21]
 	WORD $0x8b1102b5 // add x21, x21, x17
 	WORD $0x3c8206c0 // str q0, [x22], #0x20
-	WORD $0x54ffff2b // b.lt 0x8c54 <k_pack_cols+0xe0>
+	WORD $0x54ffff2b // b.lt 0x8be4 <k_pack_cols+0xe0>
 	WORD $0x910020d5 // add x21, x6, #0x8
 	WORD $0x8b0e00e7 // add x7, x7, x14
 	WORD $0x8b0e0294 // add x20, x20, x14
 	WORD $0xeb0b02bf // cmp x21, x11
 	WORD $0x91008273 // add x19, x19, #0x20
-	WORD $0x54fffded // b.le 0x8c44 <k_pack_cols+0xd0>
+	WORD $0x54fffded // b.le 0x8bd4 <k_pack_cols+0xd0>
 	WORD $0xeb0b00df // cmp x6, x11
-	WORD $0x54fffa80 // b.eq 0x8be0 <k_pack_cols+0x6c>
+	WORD $0x54fffa80 // b.eq 0x8b70 <k_pack_cols+0x6c>
 	WORD $0xeb0501ff // cmp x15, x5
-	WORD $0x54fffa4a // b.ge 0x8be0 <k_pack_cols+0x6c>
+	WORD $0x54fffa4a // b.ge 0x8b70 <k_pack_cols+0x6c>
 	WORD $0xf9401413 // ldr x19, [x0, #0x28]
 	WORD $0xf100067f // cmp x19, #0x1
-	WORD $0x54fff9eb // b.lt 0x8be0 <k_pack_cols+0x6c>
+	WORD $0x54fff9eb // b.lt 0x8b70 <k_pack_cols+0x6c>
 	WORD $0x9b0a1e67 // madd x7, x19, x10, x7
 	WORD $0xf9400415 // ldr x21, [x0, #0x8]
 	WORD $0xd37ef674 // lsl x20, x19, #2
 	WORD $0x8b0902b5 // add x21, x21, x9
-	WORD $0x14000006 // b 0x8cd0 <k_pack_cols+0x15c>
+	WORD $0x14000006 // b 0x8c60 <k_pack_cols+0x15c>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x8b1400e7 // add x7, x7, x20
 	WORD $0x8b1102b5 // add x21, x21, x17
 	WORD $0xeb0501ff // cmp x15, x5
-	WORD $0x54fff8aa // b.ge 0x8be0 <k_pack_cols+0x6c>
+	WORD $0x54fff8aa // b.ge 0x8b70 <k_pack_cols+0x6c>
 	WORD $0xaa0603f6 // mov x22, x6
 	WORD $0xaa0703f7 // mov x23, x7
 	WORD $0xaa1303f8 // mov x24, x19
-	WORD $0x14000005 // b 0x8cf0 <k_pack_cols+0x17c>
+	WORD $0x14000005 // b 0x8c80 <k_pack_cols+0x17c>
 	WORD $0xf1000718 // subs x24, x24, #0x1
 	WORD $0x910006d6 // add x22, x22, #0x1
 	WORD $0xbc0046e0 // str s0, [x23], #0x4
-	WORD $0x54fffe80 // b.eq 0x8cbc <k_pack_cols+0x148>
+	WORD $0x54fffe80 // b.eq 0x8c4c <k_pack_cols+0x148>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xeb0b02df // cmp x22, x11
-	WORD $0x54ffff4a // b.ge 0x8ce0 <k_pack_cols+0x16c>
+	WORD $0x54ffff4a // b.ge 0x8c70 <k_pack_cols+0x16c>
 	WORD $0xbc767aa0 // ldr s0, [x21, x22, lsl #2]
-	WORD $0x17fffff8 // b 0x8ce0 <k_pack_cols+0x16c>
+	WORD $0x17fffff8 // b 0x8c70 <k_pack_cols+0x16c>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000fcb // b.lt 0x8f04 <k_pack_cols+0x390>
+	WORD $0x54000fcb // b.lt 0x8e94 <k_pack_cols+0x390>
 	WORD $0xa941240b // ldp x11, x9, [x0, #0x10]
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100313f // cmp x9, #0xc
-	WORD $0x5400056a // b.ge 0x8dc8 <k_pack_cols+0x254>
-	WORD $0xb4000f29 // cbz x9, 0x8f04 <k_pack_cols+0x390>
+	WORD $0x5400056a // b.ge 0x8d58 <k_pack_cols+0x254>
+	WORD $0xb4000f29 // cbz x9, 0x8e94 <k_pack_cols+0x390>
 	WORD $0xd37ced6e // lsl x14, x11, #4
 	WORD $0xd37ef56b // lsl x11, x11, #2
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x14000006 // b 0x8d50 <k_pack_cols+0x1dc>
+	WORD $0x14000006 // b 0x8ce0 <k_pack_cols+0x1dc>
 	WORD $0xeb0801ff // cmp x15, x8
 	WORD $0x910041ad // add x13, x13, #0x10
 	WORD $0x8b0e018c // add x12, x12, x14
 	WORD $0xaa0f03f0 // mov x16, x15
-	WORD $0x54000dca // b.ge 0x8f04 <k_pack_cols+0x390>
+	WORD $0x54000dca // b.ge 0x8e94 <k_pack_cols+0x390>
 	WORD $0xcb100111 // sub x17, x8, x16
 	WORD $0x9100120f // add x15, x16, #0x4
 	WORD $0xf100123f // cmp x17, #0x4
 	WORD $0x9a8fb111 // csel x17, x8, x15, lt
 	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x54fffeca // b.ge 0x8d3c <k_pack_cols+0x1c8>
+	WORD $0x54fffeca // b.ge 0x8ccc <k_pack_cols+0x1c8>
 	WORD $0xf9401401 // ldr x1, [x0, #0x28]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffe6b // b.lt 0x8d3c <k_pack_cols+0x1c8>
+	WORD $0x54fffe6b // b.lt 0x8ccc <k_pack_cols+0x1c8>
 	WORD $0x9b0d2822 // madd x2, x1, x13, x10
 	WORD $0xf9400404 // ldr x4, [x0, #0x8]
 	WORD $0xd37ef423 // lsl x3, x1, #2
 	WORD $0x8b0c0084 // add x4, x4, x12
-	WORD $0x14000006 // b 0x8d9c <k_pack_cols+0x228>
+	WORD $0x14000006 // b 0x8d2c <k_pack_cols+0x228>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x8b030042 // add x2, x2, x3
 	WORD $0x8b0b0084 // add x4, x4, x11
 	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x54fffd2a // b.ge 0x8d3c <k_pack_cols+0x1c8>
+	WORD $0x54fffd2a // b.ge 0x8ccc <k_pack_cols+0x1c8>
 	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0x14000005 // b 0x8db4 <k_pack_cols+0x240>
+	WORD $0x14000005 // b 0x8d44 <k_pack_cols+0x240>
 	WORD $0xbc257840 // str s0, [x2, x5, lsl #2]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0xeb05003f // cmp x1, x5
-	WORD $0x54fffec0 // b.eq 0x8d88 <k_pack_cols+0x214>
+	WORD $0x54fffec0 // b.eq 0x8d18 <k_pack_cols+0x214>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x54ffff4a // b.ge 0x8da4 <k_pack_cols+0x230>
+	WORD $0x54ffff4a // b.ge 0x8d34 <k_pack_cols+0x230>
 	WORD $0xbc657880 // ldr s0, [x4, x5, lsl #2]
-	WORD $0x17fffff8 // b 0x8da4 <k_pack_cols+0x230>
+	WORD $0x17fffff8 // b 0x8d34 <k_pack_cols+0x230>
 	WORD $0x8b08050d // add x13, x8, x8, lsl #1
 	WORD $0xd37ced6e // lsl x14, x11, #4
 	WORD $0xd37ef56f // lsl x15, x11, #2
@@ -9112,19 +9084,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91008150 // add x16, x10, #0x20
 	WORD $0xd37cedad // lsl x13, x13, #4
 	WORD $0x52800411 // mov w17, #0x20 // =32
-	WORD $0x14000007 // b 0x8e04 <k_pack_cols+0x290>
+	WORD $0x14000007 // b 0x8d94 <k_pack_cols+0x290>
 	WORD $0x8b0e0231 // add x17, x17, x14
 	WORD $0xeb08005f // cmp x2, x8
 	WORD $0x91030210 // add x16, x16, #0xc0
 	WORD $0x9100418c // add x12, x12, #0x10
 	WORD $0xaa0203e1 // mov x1, x2
-	WORD $0x5400082a // b.ge 0x8f04 <k_pack_cols+0x390>
+	WORD $0x5400082a // b.ge 0x8e94 <k_pack_cols+0x390>
 	WORD $0xcb010103 // sub x3, x8, x1
 	WORD $0x91001022 // add x2, x1, #0x4
 	WORD $0xf100107f // cmp x3, #0x4
 	WORD $0x9a82b103 // csel x3, x8, x2, lt
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fffeaa // b.ge 0x8dec <k_pack_cols+0x278>
+	WORD $0x54fffeaa // b.ge 0x8d7c <k_pack_cols+0x278>
 	WORD $0xf9400404 // ldr x4, [x0, #0x8]
 	WORD $0xaa1003e7 // mov x7, x16
 	WORD $0x52800193 // mov w19, #0xc // =12
@@ -9143,46 +9115,46 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc00280 // ldr q0, [x20]
 	WORD $0x8b0f0294 // add x20, x20, x15
 	WORD $0x3c830660 // str q0, [x19], #0x30
-	WORD $0x54fffeeb // b.lt 0x8e40 <k_pack_cols+0x2cc>
+	WORD $0x54fffeeb // b.lt 0x8dd0 <k_pack_cols+0x2cc>
 	WORD $0x910030b3 // add x19, x5, #0xc
 	WORD $0x8b0d0084 // add x4, x4, x13
 	WORD $0x9100c0c6 // add x6, x6, #0x30
 	WORD $0xeb09027f // cmp x19, x9
 	WORD $0x8b0d00e7 // add x7, x7, x13
-	WORD $0x54fffdad // b.le 0x8e30 <k_pack_cols+0x2bc>
+	WORD $0x54fffdad // b.le 0x8dc0 <k_pack_cols+0x2bc>
 	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x54fffb40 // b.eq 0x8dec <k_pack_cols+0x278>
+	WORD $0x54fffb40 // b.eq 0x8d7c <k_pack_cols+0x278>
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fffb0a // b.ge 0x8dec <k_pack_cols+0x278>
+	WORD $0x54fffb0a // b.ge 0x8d7c <k_pack_cols+0x278>
 	WORD $0xf9401406 // ldr x6, [x0, #0x28]
 	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x54fffaab // b.lt 0x8dec <k_pack_cols+0x278>
+	WORD $0x54fffaab // b.lt 0x8d7c <k_pack_cols+0x278>
 	WORD $0x9b0c7cc7 // mul x7, x6, x12
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xd37ef4d4 // lsl x20, x6, #2
 	WORD $0x8b050a73 // add x19, x19, x5, lsl #2
-	WORD $0x14000005 // b 0x8ec0 <k_pack_cols+0x34c>
+	WORD $0x14000005 // b 0x8e50 <k_pack_cols+0x34c>
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x8b1400e7 // add x7, x7, x20
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fff98a // b.ge 0x8dec <k_pack_cols+0x278>
+	WORD $0x54fff98a // b.ge 0x8d7c <k_pack_cols+0x278>
 	WORD $0x9b0b7c35 // mul x21, x1, x11
 	WORD $0xaa0503f6 // mov x22, x5
 	WORD $0xaa0603f7 // mov x23, x6
 	WORD $0xaa0703f8 // mov x24, x7
 	WORD $0x8b150a75 // add x21, x19, x21, lsl #2
-	WORD $0x14000007 // b 0x8ef0 <k_pack_cols+0x37c>
+	WORD $0x14000007 // b 0x8e80 <k_pack_cols+0x37c>
 	WORD $0xbc386880 // str s0, [x4, x24]
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0x910012b5 // add x21, x21, #0x4
 	WORD $0x91001318 // add x24, x24, #0x4
 	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0x54fffe20 // b.eq 0x8eb0 <k_pack_cols+0x33c>
+	WORD $0x54fffe20 // b.eq 0x8e40 <k_pack_cols+0x33c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xeb0902df // cmp x22, x9
-	WORD $0x54ffff0a // b.ge 0x8ed8 <k_pack_cols+0x364>
+	WORD $0x54ffff0a // b.ge 0x8e68 <k_pack_cols+0x364>
 	WORD $0xbd4002a0 // ldr s0, [x21]
-	WORD $0x17fffff6 // b 0x8ed8 <k_pack_cols+0x364>
+	WORD $0x17fffff6 // b 0x8e68 <k_pack_cols+0x364>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
@@ -9194,10 +9166,10 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90157f6 // stp x22, x21, [sp, #0x10]
 	WORD $0xa9024ff4 // stp x20, x19, [sp, #0x20]
 	WORD $0xf100211f // cmp x8, #0x8
-	WORD $0x54000c81 // b.ne 0x90b8 <k_pack_cols_64+0x1a4>
+	WORD $0x54000c81 // b.ne 0x9048 <k_pack_cols_64+0x1a4>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001c2b // b.lt 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0x54001c2b // b.lt 0x9248 <k_pack_cols_64+0x3a4>
 	WORD $0xa9412c11 // ldp x17, x11, [x0, #0x10]
 	WORD $0xd37ae50e // lsl x14, x8, #6
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -9215,27 +9187,27 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x9b0d310d // madd x13, x8, x13, x12
 	WORD $0x91008182 // add x2, x12, #0x20
-	WORD $0x14000008 // b 0x8f9c <k_pack_cols_64+0x88>
+	WORD $0x14000008 // b 0x8f2c <k_pack_cols_64+0x88>
 	WORD $0x8b100063 // add x3, x3, x16
 	WORD $0x91040042 // add x2, x2, #0x100
 	WORD $0xeb08009f // cmp x4, x8
 	WORD $0x9100814a // add x10, x10, #0x20
 	WORD $0x8b100129 // add x9, x9, x16
 	WORD $0xaa0403ef // mov x15, x4
-	WORD $0x5400190a // b.ge 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0x5400190a // b.ge 0x9248 <k_pack_cols_64+0x3a4>
 	WORD $0xcb0f0105 // sub x5, x8, x15
 	WORD $0x910011e4 // add x4, x15, #0x4
 	WORD $0xf10010bf // cmp x5, #0x4
 	WORD $0x9a84b105 // csel x5, x8, x4, lt
 	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x5400008a // b.ge 0x8fc0 <k_pack_cols_64+0xac>
+	WORD $0x5400008a // b.ge 0x8f50 <k_pack_cols_64+0xac>
 	WORD $0xaa1f03e6 // mov x6, xzr
 	WORD $0xaa0c03e7 // mov x7, x12
-	WORD $0x14000021 // b 0x9040 <k_pack_cols_64+0x12c>
+	WORD $0x14000021 // b 0x8fd0 <k_pack_cols_64+0x12c>
 	WORD $0xeb0501ff // cmp x15, x5
 	WORD $0xaa0103e6 // mov x6, x1
 	WORD $0xaa0d03e7 // mov x7, x13
-	WORD $0x540003aa // b.ge 0x9040 <k_pack_cols_64+0x12c>
+	WORD $0x540003aa // b.ge 0x8fd0 <k_pack_cols_64+0x12c>
 	WORD $0xf9400406 // ldr x6, [x0, #0x8]
 	WORD $0xaa0203f4 // mov x20, x2
 	WORD $0x52800115 // mov w21, #0x8 // =8
@@ -9257,92 +9229,92 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1102d6 // add x22, x22, x17
 	WORD $0x3d8006a0 // str q0, [x21, #0x10]
 	WORD $0x910102b5 // add x21, x21, #0x40
-	WORD $0x54fffe8b // b.lt 0x8ff4 <k_pack_cols_64+0xe0>
+	WORD $0x54fffe8b // b.lt 0x8f84 <k_pack_cols_64+0xe0>
 	WORD $0x910020d5 // add x21, x6, #0x8
 	WORD $0x8b0e00e7 // add x7, x7, x14
 	WORD $0x91010273 // add x19, x19, #0x40
 	WORD $0xeb0b02bf // cmp x21, x11
 	WORD $0x8b0e0294 // add x20, x20, x14
-	WORD $0x54fffd4d // b.le 0x8fe4 <k_pack_cols_64+0xd0>
+	WORD $0x54fffd4d // b.le 0x8f74 <k_pack_cols_64+0xd0>
 	WORD $0xeb0b00df // cmp x6, x11
-	WORD $0x54fff9e0 // b.eq 0x8f80 <k_pack_cols_64+0x6c>
+	WORD $0x54fff9e0 // b.eq 0x8f10 <k_pack_cols_64+0x6c>
 	WORD $0xeb0501ff // cmp x15, x5
-	WORD $0x54fff9aa // b.ge 0x8f80 <k_pack_cols_64+0x6c>
+	WORD $0x54fff9aa // b.ge 0x8f10 <k_pack_cols_64+0x6c>
 	WORD $0xf9401413 // ldr x19, [x0, #0x28]
 	WORD $0xf100067f // cmp x19, #0x1
-	WORD $0x54fff94b // b.lt 0x8f80 <k_pack_cols_64+0x6c>
+	WORD $0x54fff94b // b.lt 0x8f10 <k_pack_cols_64+0x6c>
 	WORD $0x9b0a1e67 // madd x7, x19, x10, x7
 	WORD $0xf9400415 // ldr x21, [x0, #0x8]
 	WORD $0xd37df274 // lsl x20, x19, #3
 	WORD $0x8b0902b5 // add x21, x21, x9
-	WORD $0x14000006 // b 0x9084 <k_pack_cols_64+0x170>
+	WORD $0x14000006 // b 0x9014 <k_pack_cols_64+0x170>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x8b1400e7 // add x7, x7, x20
 	WORD $0x8b1102b5 // add x21, x21, x17
 	WORD $0xeb0501ff // cmp x15, x5
-	WORD $0x54fff80a // b.ge 0x8f80 <k_pack_cols_64+0x6c>
+	WORD $0x54fff80a // b.ge 0x8f10 <k_pack_cols_64+0x6c>
 	WORD $0xaa0603f6 // mov x22, x6
 	WORD $0xaa0703f7 // mov x23, x7
 	WORD $0xaa1303f8 // mov x24, x19
-	WORD $0x14000005 // b 0x90a4 <k_pack_cols_64+0x190>
+	WORD $0x14000005 // b 0x9034 <k_pack_cols_64+0x190>
 	WORD $0xf1000718 // subs x24, x24, #0x1
 	WORD $0x910006d6 // add x22, x22, #0x1
 	WORD $0xfc0086e0 // str d0, [x23], #0x8
-	WORD $0x54fffe80 // b.eq 0x9070 <k_pack_cols_64+0x15c>
+	WORD $0x54fffe80 // b.eq 0x9000 <k_pack_cols_64+0x15c>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xeb0b02df // cmp x22, x11
-	WORD $0x54ffff4a // b.ge 0x9094 <k_pack_cols_64+0x180>
+	WORD $0x54ffff4a // b.ge 0x9024 <k_pack_cols_64+0x180>
 	WORD $0xfc767aa0 // ldr d0, [x21, x22, lsl #3]
-	WORD $0x17fffff8 // b 0x9094 <k_pack_cols_64+0x180>
+	WORD $0x17fffff8 // b 0x9024 <k_pack_cols_64+0x180>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54000fcb // b.lt 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0x54000fcb // b.lt 0x9248 <k_pack_cols_64+0x3a4>
 	WORD $0xa941240b // ldp x11, x9, [x0, #0x10]
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100193f // cmp x9, #0x6
-	WORD $0x5400056a // b.ge 0x917c <k_pack_cols_64+0x268>
-	WORD $0xb4000f29 // cbz x9, 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0x5400056a // b.ge 0x910c <k_pack_cols_64+0x268>
+	WORD $0xb4000f29 // cbz x9, 0x9248 <k_pack_cols_64+0x3a4>
 	WORD $0xd37be96e // lsl x14, x11, #5
 	WORD $0xd37df16b // lsl x11, x11, #3
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x14000006 // b 0x9104 <k_pack_cols_64+0x1f0>
+	WORD $0x14000006 // b 0x9094 <k_pack_cols_64+0x1f0>
 	WORD $0xeb0801ff // cmp x15, x8
 	WORD $0x910081ad // add x13, x13, #0x20
 	WORD $0x8b0e018c // add x12, x12, x14
 	WORD $0xaa0f03f0 // mov x16, x15
-	WORD $0x54000dca // b.ge 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0x54000dca // b.ge 0x9248 <k_pack_cols_64+0x3a4>
 	WORD $0xcb100111 // sub x17, x8, x16
 	WORD $0x9100120f // add x15, x16, #0x4
 	WORD $0xf100123f // cmp x17, #0x4
 	WORD $0x9a8fb111 // csel x17, x8, x15, lt
 	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x54fffeca // b.ge 0x90f0 <k_pack_cols_64+0x1dc>
+	WORD $0x54fffeca // b.ge 0x9080 <k_pack_cols_64+0x1dc>
 	WORD $0xf9401401 // ldr x1, [x0, #0x28]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffe6b // b.lt 0x90f0 <k_pack_cols_64+0x1dc>
+	WORD $0x54fffe6b // b.lt 0x9080 <k_pack_cols_64+0x1dc>
 	WORD $0x9b0d2822 // madd x2, x1, x13, x10
 	WORD $0xf9400404 // ldr x4, [x0, #0x8]
 	WORD $0xd37df023 // lsl x3, x1, #3
 	WORD $0x8b0c0084 // add x4, x4, x12
-	WORD $0x14000006 // b 0x9150 <k_pack_cols_64+0x23c>
+	WORD $0x14000006 // b 0x90e0 <k_pack_cols_64+0x23c>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x8b030042 // add x2, x2, x3
 	WORD $0x8b0b0084 // add x4, x4, x11
 	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x54fffd2a // b.ge 0x90f0 <k_pack_cols_64+0x1dc>
+	WORD $0x54fffd2a // b.ge 0x9080 <k_pack_cols_64+0x1dc>
 	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0x14000005 // b 0x9168 <k_pack_cols_64+0x254>
+	WORD $0x14000005 // b 0x90f8 <k_pack_cols_64+0x254>
 	WORD $0xfc257840 // str d0, [x2, x5, lsl #3]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0xeb05003f // cmp x1, x5
-	WORD $0x54fffec0 // b.eq 0x913c <k_pack_cols_64+0x228>
+	WORD $0x54fffec0 // b.eq 0x90cc <k_pack_cols_64+0x228>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x54ffff4a // b.ge 0x9158 <k_pack_cols_64+0x244>
+	WORD $0x54ffff4a // b.ge 0x90e8 <k_pack_cols_64+0x244>
 	WORD $0xfc657880 // ldr d0, [x4, x5, lsl #3]
-	WORD $0x17fffff8 // b 0x9158 <k_pack_cols_64+0x244>
+	WORD $0x17fffff8 // b 0x90e8 <k_pack_cols_64+0x244>
 	WORD $0x8b08050d // add x13, x8, x8, lsl #1
 	WORD $0xd37be96e // lsl x14, x11, #5
 	WORD $0xd37df16f // lsl x15, x11, #3
@@ -9351,19 +9323,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91008150 // add x16, x10, #0x20
 	WORD $0xd37cedad // lsl x13, x13, #4
 	WORD $0x52800411 // mov w17, #0x20 // =32
-	WORD $0x14000007 // b 0x91b8 <k_pack_cols_64+0x2a4>
+	WORD $0x14000007 // b 0x9148 <k_pack_cols_64+0x2a4>
 	WORD $0x8b0e0231 // add x17, x17, x14
 	WORD $0xeb08005f // cmp x2, x8
 	WORD $0x91030210 // add x16, x16, #0xc0
 	WORD $0x9100818c // add x12, x12, #0x20
 	WORD $0xaa0203e1 // mov x1, x2
-	WORD $0x5400082a // b.ge 0x92b8 <k_pack_cols_64+0x3a4>
+	WORD $0x5400082a // b.ge 0x9248 <k_pack_cols_64+0x3a4>
 	WORD $0xcb010103 // sub x3, x8, x1
 	WORD $0x91001022 // add x2, x1, #0x4
 	WORD $0xf100107f // cmp x3, #0x4
 	WORD $0x9a82b103 // csel x3, x8, x2, lt
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fffeaa // b.ge 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0x54fffeaa // b.ge 0x9130 <k_pack_cols_64+0x28c>
 	WORD $0xf9400404 // ldr x4, [x0, #0x8]
 	WORD $0xaa1003e7 // mov x7, x16
 	WORD $0x528000d3 // mov w19, #0x6 // =6
@@ -9382,46 +9354,46 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3dc00280 // ldr q0, [x20]
 	WORD $0x8b0f0294 // add x20, x20, x15
 	WORD $0x3c830660 // str q0, [x19], #0x30
-	WORD $0x54fffeeb // b.lt 0x91f4 <k_pack_cols_64+0x2e0>
+	WORD $0x54fffeeb // b.lt 0x9184 <k_pack_cols_64+0x2e0>
 	WORD $0x910018b3 // add x19, x5, #0x6
 	WORD $0x8b0d0084 // add x4, x4, x13
 	WORD $0x9100c0c6 // add x6, x6, #0x30
 	WORD $0xeb09027f // cmp x19, x9
 	WORD $0x8b0d00e7 // add x7, x7, x13
-	WORD $0x54fffdad // b.le 0x91e4 <k_pack_cols_64+0x2d0>
+	WORD $0x54fffdad // b.le 0x9174 <k_pack_cols_64+0x2d0>
 	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x54fffb40 // b.eq 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0x54fffb40 // b.eq 0x9130 <k_pack_cols_64+0x28c>
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fffb0a // b.ge 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0x54fffb0a // b.ge 0x9130 <k_pack_cols_64+0x28c>
 	WORD $0xf9401406 // ldr x6, [x0, #0x28]
 	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x54fffaab // b.lt 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0x54fffaab // b.lt 0x9130 <k_pack_cols_64+0x28c>
 	WORD $0x9b0c7cc7 // mul x7, x6, x12
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xd37df0d4 // lsl x20, x6, #3
 	WORD $0x8b050e73 // add x19, x19, x5, lsl #3
-	WORD $0x14000005 // b 0x9274 <k_pack_cols_64+0x360>
+	WORD $0x14000005 // b 0x9204 <k_pack_cols_64+0x360>
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x8b1400e7 // add x7, x7, x20
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fff98a // b.ge 0x91a0 <k_pack_cols_64+0x28c>
+	WORD $0x54fff98a // b.ge 0x9130 <k_pack_cols_64+0x28c>
 	WORD $0x9b0b7c35 // mul x21, x1, x11
 	WORD $0xaa0503f6 // mov x22, x5
 	WORD $0xaa0603f7 // mov x23, x6
 	WORD $0xaa0703f8 // mov x24, x7
 	WORD $0x8b150e75 // add x21, x19, x21, lsl #3
-	WORD $0x14000007 // b 0x92a4 <k_pack_cols_64+0x390>
+	WORD $0x14000007 // b 0x9234 <k_pack_cols_64+0x390>
 	WORD $0xfc386880 // str d0, [x4, x24]
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0x910022b5 // add x21, x21, #0x8
 	WORD $0x91002318 // add x24, x24, #0x8
 	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0x54fffe20 // b.eq 0x9264 <k_pack_cols_64+0x350>
+	WORD $0x54fffe20 // b.eq 0x91f4 <k_pack_cols_64+0x350>
 	WORD $0x2f00e400 // movi d0, #0000000000000000
 	WORD $0xeb0902df // cmp x22, x9
-	WORD $0x54ffff0a // b.ge 0x928c <k_pack_cols_64+0x378>
+	WORD $0x54ffff0a // b.ge 0x921c <k_pack_cols_64+0x378>
 	WORD $0xfd4002a0 // ldr d0, [x21]
-	WORD $0x17fffff6 // b 0x928c <k_pack_cols_64+0x378>
+	WORD $0x17fffff6 // b 0x921c <k_pack_cols_64+0x378>
 	WORD $0xa9424ff4 // ldp x20, x19, [sp, #0x20]
 	WORD $0xa94157f6 // ldp x22, x21, [sp, #0x10]
 	WORD $0xa8c35ff8 // ldp x24, x23, [sp], #0x30
@@ -9434,10 +9406,10 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa90257f6 // stp x22, x21, [sp, #0x20]
 	WORD $0xf100211f // cmp x8, #0x8
 	WORD $0xa9034ff4 // stp x20, x19, [sp, #0x30]
-	WORD $0x54000ca1 // b.ne 0x9474 <k_pack_cols_bf16+0x1ac>
+	WORD $0x54000ca1 // b.ne 0x9404 <k_pack_cols_bf16+0x1ac>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54001dcb // b.lt 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0x54001dcb // b.lt 0x9634 <k_pack_cols_bf16+0x3dc>
 	WORD $0xa9412c11 // ldp x17, x11, [x0, #0x10]
 	WORD $0xd37be90e // lsl x14, x8, #5
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -9455,27 +9427,27 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x9b0d310d // madd x13, x8, x13, x12
 	WORD $0x91004182 // add x2, x12, #0x10
-	WORD $0x14000008 // b 0x9354 <k_pack_cols_bf16+0x8c>
+	WORD $0x14000008 // b 0x92e4 <k_pack_cols_bf16+0x8c>
 	WORD $0x91020042 // add x2, x2, #0x80
 	WORD $0x8b100063 // add x3, x3, x16
 	WORD $0xeb08009f // cmp x4, x8
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x8b100129 // add x9, x9, x16
 	WORD $0xaa0403ef // mov x15, x4
-	WORD $0x54001aaa // b.ge 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0x54001aaa // b.ge 0x9634 <k_pack_cols_bf16+0x3dc>
 	WORD $0xcb0f0105 // sub x5, x8, x15
 	WORD $0x910011e4 // add x4, x15, #0x4
 	WORD $0xf10010bf // cmp x5, #0x4
 	WORD $0x9a84b105 // csel x5, x8, x4, lt
 	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x5400008a // b.ge 0x9378 <k_pack_cols_bf16+0xb0>
+	WORD $0x5400008a // b.ge 0x9308 <k_pack_cols_bf16+0xb0>
 	WORD $0xaa1f03e6 // mov x6, xzr
 	WORD $0xaa0c03e7 // mov x7, x12
-	WORD $0x1400001e // b 0x93ec <k_pack_cols_bf16+0x124>
+	WORD $0x1400001e // b 0x937c <k_pack_cols_bf16+0x124>
 	WORD $0xeb0501ff // cmp x15, x5
 	WORD $0xaa0103e6 // mov x6, x1
 	WORD $0xaa0d03e7 // mov x7, x13
-	WORD $0x5400034a // b.ge 0x93ec <k_pack_cols_bf16+0x124>
+	WORD $0x5400034a // b.ge 0x937c <k_pack_cols_bf16+0x124>
 	WORD $0xf9400406 // ldr x6, [x0, #0x8]
 	WORD $0xaa0203f4 // mov x20, x2
 	WORD $0x52800115 // mov w21, #0x8 // =8
@@ -9494,100 +9466,100 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1102b5 // add x21, x21, x17
 	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
 	WORD $0x3c8206c0 // str q0, [x22], #0x20
-	WORD $0x54fffeeb // b.lt 0x93ac <k_pack_cols_bf16+0xe4>
+	WORD $0x54fffeeb // b.lt 0x933c <k_pack_cols_bf16+0xe4>
 	WORD $0x910020d5 // add x21, x6, #0x8
 	WORD $0x8b0e00e7 // add x7, x7, x14
 	WORD $0x8b0e0294 // add x20, x20, x14
 	WORD $0xeb0b02bf // cmp x21, x11
 	WORD $0x91004273 // add x19, x19, #0x10
-	WORD $0x54fffdad // b.le 0x939c <k_pack_cols_bf16+0xd4>
+	WORD $0x54fffdad // b.le 0x932c <k_pack_cols_bf16+0xd4>
 	WORD $0xeb0b00df // cmp x6, x11
-	WORD $0x54fffa40 // b.eq 0x9338 <k_pack_cols_bf16+0x70>
+	WORD $0x54fffa40 // b.eq 0x92c8 <k_pack_cols_bf16+0x70>
 	WORD $0xeb0501ff // cmp x15, x5
-	WORD $0x54fffa0a // b.ge 0x9338 <k_pack_cols_bf16+0x70>
+	WORD $0x54fffa0a // b.ge 0x92c8 <k_pack_cols_bf16+0x70>
 	WORD $0xf9401413 // ldr x19, [x0, #0x28]
 	WORD $0xf100067f // cmp x19, #0x1
-	WORD $0x54fff9ab // b.lt 0x9338 <k_pack_cols_bf16+0x70>
+	WORD $0x54fff9ab // b.lt 0x92c8 <k_pack_cols_bf16+0x70>
 	WORD $0x9b0a1e67 // madd x7, x19, x10, x7
 	WORD $0xf9400415 // ldr x21, [x0, #0x8]
 	WORD $0xd37ef674 // lsl x20, x19, #2
 	WORD $0x8b0902b5 // add x21, x21, x9
-	WORD $0x14000006 // b 0x9430 <k_pack_cols_bf16+0x168>
+	WORD $0x14000006 // b 0x93c0 <k_pack_cols_bf16+0x168>
 	WORD $0x910005ef // add x15, x15, #0x1
 	WORD $0x8b1400e7 // add x7, x7, x20
 	WORD $0x8b1102b5 // add x21, x21, x17
 	WORD $0xeb0501ff // cmp x15, x5
-	WORD $0x54fff86a // b.ge 0x9338 <k_pack_cols_bf16+0x70>
+	WORD $0x54fff86a // b.ge 0x92c8 <k_pack_cols_bf16+0x70>
 	WORD $0xaa0603f6 // mov x22, x6
 	WORD $0xaa0703f7 // mov x23, x7
 	WORD $0xaa1303f8 // mov x24, x19
-	WORD $0x14000007 // b 0x9458 <k_pack_cols_bf16+0x190>
+	WORD $0x14000007 // b 0x93e8 <k_pack_cols_bf16+0x190>
 	WORD $0x78767ab9 // ldrh w25, [x21, x22, lsl #1]
 	WORD $0x53103f39 // lsl w25, w25, #16
 	WORD $0xf1000718 // subs x24, x24, #0x1
 	WORD $0x910006d6 // add x22, x22, #0x1
 	WORD $0xb80046f9 // str w25, [x23], #0x4
-	WORD $0x54fffe40 // b.eq 0x941c <k_pack_cols_bf16+0x154>
+	WORD $0x54fffe40 // b.eq 0x93ac <k_pack_cols_bf16+0x154>
 	WORD $0xeb0b02df // cmp x22, x11
-	WORD $0x54ffff2b // b.lt 0x9440 <k_pack_cols_bf16+0x178>
+	WORD $0x54ffff2b // b.lt 0x93d0 <k_pack_cols_bf16+0x178>
 	WORD $0xf1000718 // subs x24, x24, #0x1
 	WORD $0x910006d6 // add x22, x22, #0x1
 	WORD $0xb80046ff // str wzr, [x23], #0x4
-	WORD $0x54ffff61 // b.ne 0x9458 <k_pack_cols_bf16+0x190>
-	WORD $0x17ffffeb // b 0x941c <k_pack_cols_bf16+0x154>
+	WORD $0x54ffff61 // b.ne 0x93e8 <k_pack_cols_bf16+0x190>
+	WORD $0x17ffffeb // b 0x93ac <k_pack_cols_bf16+0x154>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400114b // b.lt 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0x5400114b // b.lt 0x9634 <k_pack_cols_bf16+0x3dc>
 	WORD $0xa941240b // ldp x11, x9, [x0, #0x10]
 	WORD $0xf940000a // ldr x10, [x0]
 	WORD $0xf100313f // cmp x9, #0xc
-	WORD $0x540005ea // b.ge 0x9548 <k_pack_cols_bf16+0x280>
-	WORD $0xb40010a9 // cbz x9, 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0x540005ea // b.ge 0x94d8 <k_pack_cols_bf16+0x280>
+	WORD $0xb40010a9 // cbz x9, 0x9634 <k_pack_cols_bf16+0x3dc>
 	WORD $0xd37df16e // lsl x14, x11, #3
 	WORD $0xd37ff96b // lsl x11, x11, #1
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa1f03ed // mov x13, xzr
 	WORD $0xaa1f03f0 // mov x16, xzr
-	WORD $0x14000006 // b 0x94c0 <k_pack_cols_bf16+0x1f8>
+	WORD $0x14000006 // b 0x9450 <k_pack_cols_bf16+0x1f8>
 	WORD $0xeb0801ff // cmp x15, x8
 	WORD $0x910041ad // add x13, x13, #0x10
 	WORD $0x8b0e018c // add x12, x12, x14
 	WORD $0xaa0f03f0 // mov x16, x15
-	WORD $0x54000f4a // b.ge 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0x54000f4a // b.ge 0x9634 <k_pack_cols_bf16+0x3dc>
 	WORD $0xcb100111 // sub x17, x8, x16
 	WORD $0x9100120f // add x15, x16, #0x4
 	WORD $0xf100123f // cmp x17, #0x4
 	WORD $0x9a8fb111 // csel x17, x8, x15, lt
 	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x54fffeca // b.ge 0x94ac <k_pack_cols_bf16+0x1e4>
+	WORD $0x54fffeca // b.ge 0x943c <k_pack_cols_bf16+0x1e4>
 	WORD $0xf9401401 // ldr x1, [x0, #0x28]
 	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54fffe6b // b.lt 0x94ac <k_pack_cols_bf16+0x1e4>
+	WORD $0x54fffe6b // b.lt 0x943c <k_pack_cols_bf16+0x1e4>
 	WORD $0x9b0d2822 // madd x2, x1, x13, x10
 	WORD $0xf9400404 // ldr x4, [x0, #0x8]
 	WORD $0xd37ef423 // lsl x3, x1, #2
 	WORD $0x8b0c0084 // add x4, x4, x12
-	WORD $0x14000006 // b 0x950c <k_pack_cols_bf16+0x244>
+	WORD $0x14000006 // b 0x949c <k_pack_cols_bf16+0x244>
 	WORD $0x91000610 // add x16, x16, #0x1
 	WORD $0x8b030042 // add x2, x2, x3
 	WORD $0x8b0b0084 // add x4, x4, x11
 	WORD $0xeb11021f // cmp x16, x17
-	WORD $0x54fffd2a // b.ge 0x94ac <k_pack_cols_bf16+0x1e4>
+	WORD $0x54fffd2a // b.ge 0x943c <k_pack_cols_bf16+0x1e4>
 	WORD $0xaa1f03e5 // mov x5, xzr
-	WORD $0x14000007 // b 0x952c <k_pack_cols_bf16+0x264>
+	WORD $0x14000007 // b 0x94bc <k_pack_cols_bf16+0x264>
 	WORD $0x78657886 // ldrh w6, [x4, x5, lsl #1]
 	WORD $0x53103cc6 // lsl w6, w6, #16
 	WORD $0xb8257846 // str w6, [x2, x5, lsl #2]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0xeb05003f // cmp x1, x5
-	WORD $0x54fffe80 // b.eq 0x94f8 <k_pack_cols_bf16+0x230>
+	WORD $0x54fffe80 // b.eq 0x9488 <k_pack_cols_bf16+0x230>
 	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x54ffff2b // b.lt 0x9514 <k_pack_cols_bf16+0x24c>
+	WORD $0x54ffff2b // b.lt 0x94a4 <k_pack_cols_bf16+0x24c>
 	WORD $0xb825785f // str wzr, [x2, x5, lsl #2]
 	WORD $0x910004a5 // add x5, x5, #0x1
 	WORD $0xeb05003f // cmp x1, x5
-	WORD $0x54ffff61 // b.ne 0x952c <k_pack_cols_bf16+0x264>
-	WORD $0x17ffffed // b 0x94f8 <k_pack_cols_bf16+0x230>
+	WORD $0x54ffff61 // b.ne 0x94bc <k_pack_cols_bf16+0x264>
+	WORD $0x17ffffed // b 0x9488 <k_pack_cols_bf16+0x230>
 	WORD $0x8b08050d // add x13, x8, x8, lsl #1
 	WORD $0xd37df16e // lsl x14, x11, #3
 	WORD $0xd37ff96f // lsl x15, x11, #1
@@ -9596,19 +9568,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91008150 // add x16, x10, #0x20
 	WORD $0xd37cedad // lsl x13, x13, #4
 	WORD $0x52800211 // mov w17, #0x10 // =16
-	WORD $0x14000007 // b 0x9584 <k_pack_cols_bf16+0x2bc>
+	WORD $0x14000007 // b 0x9514 <k_pack_cols_bf16+0x2bc>
 	WORD $0x8b0e0231 // add x17, x17, x14
 	WORD $0xeb08005f // cmp x2, x8
 	WORD $0x91030210 // add x16, x16, #0xc0
 	WORD $0x9100418c // add x12, x12, #0x10
 	WORD $0xaa0203e1 // mov x1, x2
-	WORD $0x5400092a // b.ge 0x96a4 <k_pack_cols_bf16+0x3dc>
+	WORD $0x5400092a // b.ge 0x9634 <k_pack_cols_bf16+0x3dc>
 	WORD $0xcb010103 // sub x3, x8, x1
 	WORD $0x91001022 // add x2, x1, #0x4
 	WORD $0xf100107f // cmp x3, #0x4
 	WORD $0x9a82b103 // csel x3, x8, x2, lt
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fffeaa // b.ge 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0x54fffeaa // b.ge 0x94fc <k_pack_cols_bf16+0x2a4>
 	WORD $0xf9400404 // ldr x4, [x0, #0x8]
 	WORD $0xaa1003e7 // mov x7, x16
 	WORD $0x52800193 // mov w19, #0xc // =12
@@ -9630,51 +9602,51 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0f0294 // add x20, x20, x15
 	WORD $0x2e613800 // shll v0.4s, v0.4h, #16
 	WORD $0x3c830660 // str q0, [x19], #0x30
-	WORD $0x54fffe8b // b.lt 0x95c0 <k_pack_cols_bf16+0x2f8>
+	WORD $0x54fffe8b // b.lt 0x9550 <k_pack_cols_bf16+0x2f8>
 	WORD $0x910030b3 // add x19, x5, #0xc
 	WORD $0x8b0d0084 // add x4, x4, x13
 	WORD $0x910060c6 // add x6, x6, #0x18
 	WORD $0xeb09027f // cmp x19, x9
 	WORD $0x8b0d00e7 // add x7, x7, x13
-	WORD $0x54fffd4d // b.le 0x95b0 <k_pack_cols_bf16+0x2e8>
+	WORD $0x54fffd4d // b.le 0x9540 <k_pack_cols_bf16+0x2e8>
 	WORD $0xeb0900bf // cmp x5, x9
-	WORD $0x54fffae0 // b.eq 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0x54fffae0 // b.eq 0x94fc <k_pack_cols_bf16+0x2a4>
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fffaaa // b.ge 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0x54fffaaa // b.ge 0x94fc <k_pack_cols_bf16+0x2a4>
 	WORD $0xf9401406 // ldr x6, [x0, #0x28]
 	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x54fffa4b // b.lt 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0x54fffa4b // b.lt 0x94fc <k_pack_cols_bf16+0x2a4>
 	WORD $0x9b0c7cc7 // mul x7, x6, x12
 	WORD $0xf9400413 // ldr x19, [x0, #0x8]
 	WORD $0xd37ef4d4 // lsl x20, x6, #2
 	WORD $0x8b050673 // add x19, x19, x5, lsl #1
-	WORD $0x14000005 // b 0x964c <k_pack_cols_bf16+0x384>
+	WORD $0x14000005 // b 0x95dc <k_pack_cols_bf16+0x384>
 	WORD $0x91000421 // add x1, x1, #0x1
 	WORD $0x8b1400e7 // add x7, x7, x20
 	WORD $0xeb03003f // cmp x1, x3
-	WORD $0x54fff92a // b.ge 0x956c <k_pack_cols_bf16+0x2a4>
+	WORD $0x54fff92a // b.ge 0x94fc <k_pack_cols_bf16+0x2a4>
 	WORD $0x9b0b7c35 // mul x21, x1, x11
 	WORD $0xaa0503f6 // mov x22, x5
 	WORD $0xaa0603f7 // mov x23, x6
 	WORD $0xaa0703f8 // mov x24, x7
 	WORD $0x8b150675 // add x21, x19, x21, lsl #1
-	WORD $0x14000008 // b 0x9680 <k_pack_cols_bf16+0x3b8>
+	WORD $0x14000008 // b 0x9610 <k_pack_cols_bf16+0x3b8>
 	WORD $0x784026b9 // ldrh w25, [x21], #0x2
 	WORD $0x53103f39 // lsl w25, w25, #16
 	WORD $0xb8386899 // str w25, [x4, x24]
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0x91001318 // add x24, x24, #0x4
 	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0x54fffe00 // b.eq 0x963c <k_pack_cols_bf16+0x374>
+	WORD $0x54fffe00 // b.eq 0x95cc <k_pack_cols_bf16+0x374>
 	WORD $0xeb0902df // cmp x22, x9
-	WORD $0x54ffff0b // b.lt 0x9664 <k_pack_cols_bf16+0x39c>
+	WORD $0x54ffff0b // b.lt 0x95f4 <k_pack_cols_bf16+0x39c>
 	WORD $0xb838689f // str wzr, [x4, x24]
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0x91000ab5 // add x21, x21, #0x2
 	WORD $0x91001318 // add x24, x24, #0x4
 	WORD $0x910006d6 // add x22, x22, #0x1
-	WORD $0x54ffff21 // b.ne 0x9680 <k_pack_cols_bf16+0x3b8>
-	WORD $0x17ffffe7 // b 0x963c <k_pack_cols_bf16+0x374>
+	WORD $0x54ffff21 // b.ne 0x9610 <k_pack_cols_bf16+0x3b8>
+	WORD $0x17ffffe7 // b 0x95cc <k_pack_cols_bf16+0x374>
 	WORD $0xa9434ff4 // ldp x20, x19, [sp, #0x30]
 	WORD $0xa94257f6 // ldp x22, x21, [sp, #0x20]
 	WORD $0xa9415ff8 // ldp x24, x23, [sp, #0x10]
@@ -9691,10 +9663,10 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9055ff8 // stp x24, x23, [sp, #0x50]
 	WORD $0xa90657f6 // stp x22, x21, [sp, #0x60]
 	WORD $0xa9074ff4 // stp x20, x19, [sp, #0x70]
-	WORD $0x540014e1 // b.ne 0x9978 <k_pack_cols_pairs+0x2c0>
+	WORD $0x540014e1 // b.ne 0x9908 <k_pack_cols_pairs+0x2c0>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x54002b2b // b.lt 0x9c4c <k_pack_cols_pairs+0x594>
+	WORD $0x54002b2b // b.lt 0x9bdc <k_pack_cols_pairs+0x594>
 	WORD $0xf94017f0 // ldr x16, [sp, #0x28]
 	WORD $0x9100050c // add x12, x8, #0x1
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -9723,7 +9695,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf9000fec // str x12, [sp, #0x18]
 	WORD $0x910021cc // add x12, x14, #0x8
 	WORD $0xf90003ec // str x12, [sp]
-	WORD $0x1400000a // b 0x9784 <k_pack_cols_pairs+0xcc>
+	WORD $0x1400000a // b 0x9714 <k_pack_cols_pairs+0xcc>
 	WORD $0x8b040063 // add x3, x3, x4
 	WORD $0x91020273 // add x19, x19, #0x80
 	WORD $0x910020c6 // add x6, x6, #0x8
@@ -9732,19 +9704,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0xaa0203f4 // mov x20, x2
-	WORD $0x5400266a // b.ge 0x9c4c <k_pack_cols_pairs+0x594>
+	WORD $0x5400266a // b.ge 0x9bdc <k_pack_cols_pairs+0x594>
 	WORD $0xf9400fec // ldr x12, [sp, #0x18]
 	WORD $0x91001282 // add x2, x20, #0x4
 	WORD $0xeb0c029f // cmp x20, x12
 	WORD $0x9a82c015 // csel x21, x0, x2, gt
 	WORD $0xf100217f // cmp x11, #0x8
-	WORD $0x5400008a // b.ge 0x97a8 <k_pack_cols_pairs+0xf0>
+	WORD $0x5400008a // b.ge 0x9738 <k_pack_cols_pairs+0xf0>
 	WORD $0xf9400bf8 // ldr x24, [sp, #0x10]
 	WORD $0xaa1f03f6 // mov x22, xzr
-	WORD $0x14000034 // b 0x9874 <k_pack_cols_pairs+0x1bc>
+	WORD $0x14000034 // b 0x9804 <k_pack_cols_pairs+0x1bc>
 	WORD $0xa94063f6 // ldp x22, x24, [sp]
 	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x5400062a // b.ge 0x9874 <k_pack_cols_pairs+0x1bc>
+	WORD $0x5400062a // b.ge 0x9804 <k_pack_cols_pairs+0x1bc>
 	WORD $0xf94017ec // ldr x12, [sp, #0x28]
 	WORD $0xf9400bf8 // ldr x24, [sp, #0x10]
 	WORD $0xaa1303fa // mov x26, x19
@@ -9752,21 +9724,21 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0301cf // add x15, x14, x3
 	WORD $0x8b0701d9 // add x25, x14, x7
 	WORD $0x5280010e // mov w14, #0x8 // =8
-	WORD $0x14000008 // b 0x97f0 <k_pack_cols_pairs+0x138>
+	WORD $0x14000008 // b 0x9780 <k_pack_cols_pairs+0x138>
 	WORD $0x910022ce // add x14, x22, #0x8
 	WORD $0x8b010318 // add x24, x24, x1
 	WORD $0x910041ef // add x15, x15, #0x10
 	WORD $0xeb0b01df // cmp x14, x11
 	WORD $0x8b01035a // add x26, x26, x1
 	WORD $0x91004339 // add x25, x25, #0x10
-	WORD $0x5400044c // b.gt 0x9874 <k_pack_cols_pairs+0x1bc>
+	WORD $0x5400044c // b.gt 0x9804 <k_pack_cols_pairs+0x1bc>
 	WORD $0xaa0e03f6 // mov x22, x14
 	WORD $0xaa1903fb // mov x27, x25
 	WORD $0xaa0603fd // mov x29, x6
 	WORD $0xaa1a03fe // mov x30, x26
 	WORD $0xaa0f03f7 // mov x23, x15
 	WORD $0xaa1403f0 // mov x16, x20
-	WORD $0x1400000c // b 0x9838 <k_pack_cols_pairs+0x180>
+	WORD $0x1400000c // b 0x97c8 <k_pack_cols_pairs+0x180>
 	WORD $0x3d8003c0 // str q0, [x30]
 	WORD $0xfd400360 // ldr d0, [x27]
 	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
@@ -9777,12 +9749,12 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910083de // add x30, x30, #0x20
 	WORD $0x91000bbd // add x29, x29, #0x2
 	WORD $0x8b05037b // add x27, x27, x5
-	WORD $0x54fffd0a // b.ge 0x97d4 <k_pack_cols_pairs+0x11c>
+	WORD $0x54fffd0a // b.ge 0x9764 <k_pack_cols_pairs+0x11c>
 	WORD $0xfc5f8360 // ldur d0, [x27, #-0x8]
 	WORD $0xeb0803bf // cmp x29, x8
 	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
-	WORD $0x54fffe4a // b.ge 0x980c <k_pack_cols_pairs+0x154>
-	WORD $0xb4fffe2d // cbz x13, 0x980c <k_pack_cols_pairs+0x154>
+	WORD $0x54fffe4a // b.ge 0x979c <k_pack_cols_pairs+0x154>
+	WORD $0xb4fffe2d // cbz x13, 0x979c <k_pack_cols_pairs+0x154>
 	WORD $0xfc5f82e1 // ldur d1, [x23, #-0x8]
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
@@ -9792,39 +9764,39 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
-	WORD $0x17ffffea // b 0x9818 <k_pack_cols_pairs+0x160>
+	WORD $0x17ffffea // b 0x97a8 <k_pack_cols_pairs+0x160>
 	WORD $0xeb0b02df // cmp x22, x11
-	WORD $0x54fff740 // b.eq 0x9760 <k_pack_cols_pairs+0xa8>
+	WORD $0x54fff740 // b.eq 0x96f0 <k_pack_cols_pairs+0xa8>
 	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x54fff70a // b.ge 0x9760 <k_pack_cols_pairs+0xa8>
+	WORD $0x54fff70a // b.ge 0x96f0 <k_pack_cols_pairs+0xa8>
 	WORD $0xf94017ec // ldr x12, [sp, #0x28]
 	WORD $0xf940158e // ldr x14, [x12, #0x28]
 	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54fff68b // b.lt 0x9760 <k_pack_cols_pairs+0xa8>
+	WORD $0x54fff68b // b.lt 0x96f0 <k_pack_cols_pairs+0xa8>
 	WORD $0xf94017ec // ldr x12, [sp, #0x28]
 	WORD $0x9b0a61d8 // madd x24, x14, x10, x24
 	WORD $0xd37ef5da // lsl x26, x14, #2
 	WORD $0xf940058f // ldr x15, [x12, #0x8]
 	WORD $0x8b1605f9 // add x25, x15, x22, lsl #1
 	WORD $0x8b0901fb // add x27, x15, x9
-	WORD $0x14000006 // b 0x98c4 <k_pack_cols_pairs+0x20c>
+	WORD $0x14000006 // b 0x9854 <k_pack_cols_pairs+0x20c>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x8b1a0318 // add x24, x24, x26
 	WORD $0x8b05037b // add x27, x27, x5
 	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x54fff50a // b.ge 0x9760 <k_pack_cols_pairs+0xa8>
+	WORD $0x54fff50a // b.ge 0x96f0 <k_pack_cols_pairs+0xa8>
 	WORD $0x5280002f // mov w15, #0x1 // =1
 	WORD $0xb37ffa8f // bfi x15, x20, #1, #63
 	WORD $0xeb0801ff // cmp x15, x8
 	WORD $0x9a9fb1af // csel x15, x13, xzr, lt
-	WORD $0xb400030f // cbz x15, 0x9934 <k_pack_cols_pairs+0x27c>
+	WORD $0xb400030f // cbz x15, 0x98c4 <k_pack_cols_pairs+0x27c>
 	WORD $0xd37ffa90 // lsl x16, x20, #1
 	WORD $0xaa1603fd // mov x29, x22
 	WORD $0xaa1803fe // mov x30, x24
 	WORD $0xaa0e03f7 // mov x23, x14
 	WORD $0x9b0d7e10 // mul x16, x16, x13
 	WORD $0x8b100730 // add x16, x25, x16, lsl #1
-	WORD $0x14000009 // b 0x9914 <k_pack_cols_pairs+0x25c>
+	WORD $0x14000009 // b 0x98a4 <k_pack_cols_pairs+0x25c>
 	WORD $0x79400211 // ldrh w17, [x16]
 	WORD $0x786f7a0c // ldrh w12, [x16, x15, lsl #1]
 	WORD $0x2a0c4231 // orr w17, w17, w12, lsl #16
@@ -9832,35 +9804,35 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x91000a10 // add x16, x16, #0x2
 	WORD $0x910007bd // add x29, x29, #0x1
 	WORD $0xb80047d1 // str w17, [x30], #0x4
-	WORD $0x54fffd00 // b.eq 0x98b0 <k_pack_cols_pairs+0x1f8>
+	WORD $0x54fffd00 // b.eq 0x9840 <k_pack_cols_pairs+0x1f8>
 	WORD $0xeb0b03bf // cmp x29, x11
-	WORD $0x54fffeeb // b.lt 0x98f4 <k_pack_cols_pairs+0x23c>
+	WORD $0x54fffeeb // b.lt 0x9884 <k_pack_cols_pairs+0x23c>
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0x91000a10 // add x16, x16, #0x2
 	WORD $0x910007bd // add x29, x29, #0x1
 	WORD $0xb80047df // str wzr, [x30], #0x4
-	WORD $0x54ffff41 // b.ne 0x9914 <k_pack_cols_pairs+0x25c>
-	WORD $0x17ffffe0 // b 0x98b0 <k_pack_cols_pairs+0x1f8>
+	WORD $0x54ffff41 // b.ne 0x98a4 <k_pack_cols_pairs+0x25c>
+	WORD $0x17ffffe0 // b 0x9840 <k_pack_cols_pairs+0x1f8>
 	WORD $0xaa1603f0 // mov x16, x22
 	WORD $0xaa0e03f7 // mov x23, x14
-	WORD $0x14000007 // b 0x9958 <k_pack_cols_pairs+0x2a0>
+	WORD $0x14000007 // b 0x98e8 <k_pack_cols_pairs+0x2a0>
 	WORD $0x78707b7d // ldrh w29, [x27, x16, lsl #1]
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0xb82f6b1d // str w29, [x24, x15]
 	WORD $0x910011ef // add x15, x15, #0x4
 	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0x54fffae0 // b.eq 0x98b0 <k_pack_cols_pairs+0x1f8>
+	WORD $0x54fffae0 // b.eq 0x9840 <k_pack_cols_pairs+0x1f8>
 	WORD $0xeb0b021f // cmp x16, x11
-	WORD $0x54ffff2b // b.lt 0x9940 <k_pack_cols_pairs+0x288>
+	WORD $0x54ffff2b // b.lt 0x98d0 <k_pack_cols_pairs+0x288>
 	WORD $0xf10006f7 // subs x23, x23, #0x1
 	WORD $0xb82f6b1f // str wzr, [x24, x15]
 	WORD $0x910011ef // add x15, x15, #0x4
 	WORD $0x91000610 // add x16, x16, #0x1
-	WORD $0x54ffff41 // b.ne 0x9958 <k_pack_cols_pairs+0x2a0>
-	WORD $0x17ffffcf // b 0x98b0 <k_pack_cols_pairs+0x1f8>
+	WORD $0x54ffff41 // b.ne 0x98e8 <k_pack_cols_pairs+0x2a0>
+	WORD $0x17ffffcf // b 0x9840 <k_pack_cols_pairs+0x1f8>
 	WORD $0xf9401808 // ldr x8, [x0, #0x30]
 	WORD $0xf100051f // cmp x8, #0x1
-	WORD $0x5400166b // b.lt 0x9c4c <k_pack_cols_pairs+0x594>
+	WORD $0x5400166b // b.lt 0x9bdc <k_pack_cols_pairs+0x594>
 	WORD $0xf94017f1 // ldr x17, [sp, #0x28]
 	WORD $0xb201f3ed // mov x13, #-0x5555555555555556 // =-6148914691236517206
 	WORD $0x9100050e // add x14, x8, #0x1
@@ -9895,7 +9867,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xd37ced82 // lsl x2, x12, #4
 	WORD $0xd37ff9ee // lsl x14, x15, #1
 	WORD $0x910041c3 // add x3, x14, #0x10
-	WORD $0x1400000a // b 0x9a34 <k_pack_cols_pairs+0x37c>
+	WORD $0x1400000a // b 0x99c4 <k_pack_cols_pairs+0x37c>
 	WORD $0x8b040063 // add x3, x3, x4
 	WORD $0x8b0400e7 // add x7, x7, x4
 	WORD $0x910300c6 // add x6, x6, #0xc0
@@ -9904,19 +9876,19 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100414a // add x10, x10, #0x10
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0xaa1103f4 // mov x20, x17
-	WORD $0x540010ea // b.ge 0x9c4c <k_pack_cols_pairs+0x594>
+	WORD $0x540010ea // b.ge 0x9bdc <k_pack_cols_pairs+0x594>
 	WORD $0xf9400fec // ldr x12, [sp, #0x18]
 	WORD $0x91001291 // add x17, x20, #0x4
 	WORD $0xeb0c029f // cmp x20, x12
 	WORD $0x9a91c1b5 // csel x21, x13, x17, gt
 	WORD $0xf100317f // cmp x11, #0xc
-	WORD $0x5400008a // b.ge 0x9a58 <k_pack_cols_pairs+0x3a0>
+	WORD $0x5400008a // b.ge 0x99e8 <k_pack_cols_pairs+0x3a0>
 	WORD $0xf9400bf7 // ldr x23, [sp, #0x10]
 	WORD $0xaa1f03f6 // mov x22, xzr
-	WORD $0x1400003d // b 0x9b48 <k_pack_cols_pairs+0x490>
+	WORD $0x1400003d // b 0x9ad8 <k_pack_cols_pairs+0x490>
 	WORD $0xa9405bf7 // ldp x23, x22, [sp]
 	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x5400074a // b.ge 0x9b48 <k_pack_cols_pairs+0x490>
+	WORD $0x5400074a // b.ge 0x9ad8 <k_pack_cols_pairs+0x490>
 	WORD $0xf94017ec // ldr x12, [sp, #0x28]
 	WORD $0xf9400bf7 // ldr x23, [sp, #0x10]
 	WORD $0xaa0603fa // mov x26, x6
@@ -9924,21 +9896,21 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b03018e // add x14, x12, x3
 	WORD $0x8b070199 // add x25, x12, x7
 	WORD $0x5280018c // mov w12, #0xc // =12
-	WORD $0x14000008 // b 0x9aa0 <k_pack_cols_pairs+0x3e8>
+	WORD $0x14000008 // b 0x9a30 <k_pack_cols_pairs+0x3e8>
 	WORD $0x910032cc // add x12, x22, #0xc
 	WORD $0x8b0202f7 // add x23, x23, x2
 	WORD $0x910061ce // add x14, x14, #0x18
 	WORD $0xeb0b019f // cmp x12, x11
 	WORD $0x91006339 // add x25, x25, #0x18
 	WORD $0x8b02035a // add x26, x26, x2
-	WORD $0x5400056c // b.gt 0x9b48 <k_pack_cols_pairs+0x490>
+	WORD $0x5400056c // b.gt 0x9ad8 <k_pack_cols_pairs+0x490>
 	WORD $0xaa0c03f6 // mov x22, x12
 	WORD $0xaa1303fb // mov x27, x19
 	WORD $0xaa1a03fd // mov x29, x26
 	WORD $0xaa1903fe // mov x30, x25
 	WORD $0xaa0e03f8 // mov x24, x14
 	WORD $0xaa1403ec // mov x12, x20
-	WORD $0x1400000f // b 0x9af4 <k_pack_cols_pairs+0x43c>
+	WORD $0x1400000f // b 0x9a84 <k_pack_cols_pairs+0x43c>
 	WORD $0x3c9f03a0 // stur q0, [x29, #-0x10]
 	WORD $0xfc5f83c0 // ldur d0, [x30, #-0x8]
 	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
@@ -9952,12 +9924,12 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0503de // add x30, x30, x5
 	WORD $0x9100c3bd // add x29, x29, #0x30
 	WORD $0x91000b7b // add x27, x27, #0x2
-	WORD $0x54fffcaa // b.ge 0x9a84 <k_pack_cols_pairs+0x3cc>
+	WORD $0x54fffcaa // b.ge 0x9a14 <k_pack_cols_pairs+0x3cc>
 	WORD $0xfc5f03c0 // ldur d0, [x30, #-0x10]
 	WORD $0xeb08037f // cmp x27, x8
 	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
-	WORD $0x54fffdea // b.ge 0x9abc <k_pack_cols_pairs+0x404>
-	WORD $0xb4fffdcf // cbz x15, 0x9abc <k_pack_cols_pairs+0x404>
+	WORD $0x54fffdea // b.ge 0x9a4c <k_pack_cols_pairs+0x404>
+	WORD $0xb4fffdcf // cbz x15, 0x9a4c <k_pack_cols_pairs+0x404>
 	WORD $0xfc5f0301 // ldur d1, [x24, #-0x10]
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
@@ -9973,39 +9945,39 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
 	WORD $0x2e613821 // shll v1.4s, v1.4h, #16
 	WORD $0x4ea01c20 // orr v0.16b, v1.16b, v0.16b
-	WORD $0x17ffffe4 // b 0x9ad4 <k_pack_cols_pairs+0x41c>
+	WORD $0x17ffffe4 // b 0x9a64 <k_pack_cols_pairs+0x41c>
 	WORD $0xeb0b02df // cmp x22, x11
-	WORD $0x54fff620 // b.eq 0x9a10 <k_pack_cols_pairs+0x358>
+	WORD $0x54fff620 // b.eq 0x99a0 <k_pack_cols_pairs+0x358>
 	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x54fff5ea // b.ge 0x9a10 <k_pack_cols_pairs+0x358>
+	WORD $0x54fff5ea // b.ge 0x99a0 <k_pack_cols_pairs+0x358>
 	WORD $0xf94017ec // ldr x12, [sp, #0x28]
 	WORD $0xf9401590 // ldr x16, [x12, #0x28]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fff56b // b.lt 0x9a10 <k_pack_cols_pairs+0x358>
+	WORD $0x54fff56b // b.lt 0x99a0 <k_pack_cols_pairs+0x358>
 	WORD $0xf94017ec // ldr x12, [sp, #0x28]
 	WORD $0x9b0a5e17 // madd x23, x16, x10, x23
 	WORD $0xd37ef61a // lsl x26, x16, #2
 	WORD $0xf940058c // ldr x12, [x12, #0x8]
 	WORD $0x8b160599 // add x25, x12, x22, lsl #1
 	WORD $0x8b09019b // add x27, x12, x9
-	WORD $0x14000006 // b 0x9b98 <k_pack_cols_pairs+0x4e0>
+	WORD $0x14000006 // b 0x9b28 <k_pack_cols_pairs+0x4e0>
 	WORD $0x91000694 // add x20, x20, #0x1
 	WORD $0x8b1a02f7 // add x23, x23, x26
 	WORD $0x8b05037b // add x27, x27, x5
 	WORD $0xeb15029f // cmp x20, x21
-	WORD $0x54fff3ea // b.ge 0x9a10 <k_pack_cols_pairs+0x358>
+	WORD $0x54fff3ea // b.ge 0x99a0 <k_pack_cols_pairs+0x358>
 	WORD $0x5280002c // mov w12, #0x1 // =1
 	WORD $0xb37ffa8c // bfi x12, x20, #1, #63
 	WORD $0xeb08019f // cmp x12, x8
 	WORD $0x9a9fb1ec // csel x12, x15, xzr, lt
-	WORD $0xb400030c // cbz x12, 0x9c08 <k_pack_cols_pairs+0x550>
+	WORD $0xb400030c // cbz x12, 0x9b98 <k_pack_cols_pairs+0x550>
 	WORD $0xd37ffa8e // lsl x14, x20, #1
 	WORD $0xaa1603fd // mov x29, x22
 	WORD $0xaa1703fe // mov x30, x23
 	WORD $0xaa1003f8 // mov x24, x16
 	WORD $0x9b0f7dce // mul x14, x14, x15
 	WORD $0x8b0e072e // add x14, x25, x14, lsl #1
-	WORD $0x14000009 // b 0x9be8 <k_pack_cols_pairs+0x530>
+	WORD $0x14000009 // b 0x9b78 <k_pack_cols_pairs+0x530>
 	WORD $0x794001c0 // ldrh w0, [x14]
 	WORD $0x786c79c1 // ldrh w1, [x14, x12, lsl #1]
 	WORD $0x2a014001 // orr w1, w0, w1, lsl #16
@@ -10013,32 +9985,32 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x910007bd // add x29, x29, #0x1
 	WORD $0xb80047c1 // str w1, [x30], #0x4
-	WORD $0x54fffd00 // b.eq 0x9b84 <k_pack_cols_pairs+0x4cc>
+	WORD $0x54fffd00 // b.eq 0x9b14 <k_pack_cols_pairs+0x4cc>
 	WORD $0xeb0b03bf // cmp x29, x11
-	WORD $0x54fffeeb // b.lt 0x9bc8 <k_pack_cols_pairs+0x510>
+	WORD $0x54fffeeb // b.lt 0x9b58 <k_pack_cols_pairs+0x510>
 	WORD $0xf1000718 // subs x24, x24, #0x1
 	WORD $0x910009ce // add x14, x14, #0x2
 	WORD $0x910007bd // add x29, x29, #0x1
 	WORD $0xb80047df // str wzr, [x30], #0x4
-	WORD $0x54ffff41 // b.ne 0x9be8 <k_pack_cols_pairs+0x530>
-	WORD $0x17ffffe0 // b 0x9b84 <k_pack_cols_pairs+0x4cc>
+	WORD $0x54ffff41 // b.ne 0x9b78 <k_pack_cols_pairs+0x530>
+	WORD $0x17ffffe0 // b 0x9b14 <k_pack_cols_pairs+0x4cc>
 	WORD $0xaa1603ee // mov x14, x22
 	WORD $0xaa1003f8 // mov x24, x16
-	WORD $0x14000007 // b 0x9c2c <k_pack_cols_pairs+0x574>
+	WORD $0x14000007 // b 0x9bbc <k_pack_cols_pairs+0x574>
 	WORD $0x786e7b7d // ldrh w29, [x27, x14, lsl #1]
 	WORD $0xf1000718 // subs x24, x24, #0x1
 	WORD $0xb82c6afd // str w29, [x23, x12]
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0x54fffae0 // b.eq 0x9b84 <k_pack_cols_pairs+0x4cc>
+	WORD $0x54fffae0 // b.eq 0x9b14 <k_pack_cols_pairs+0x4cc>
 	WORD $0xeb0b01df // cmp x14, x11
-	WORD $0x54ffff2b // b.lt 0x9c14 <k_pack_cols_pairs+0x55c>
+	WORD $0x54ffff2b // b.lt 0x9ba4 <k_pack_cols_pairs+0x55c>
 	WORD $0xf1000718 // subs x24, x24, #0x1
 	WORD $0xb82c6aff // str wzr, [x23, x12]
 	WORD $0x9100118c // add x12, x12, #0x4
 	WORD $0x910005ce // add x14, x14, #0x1
-	WORD $0x54ffff41 // b.ne 0x9c2c <k_pack_cols_pairs+0x574>
-	WORD $0x17ffffcf // b 0x9b84 <k_pack_cols_pairs+0x4cc>
+	WORD $0x54ffff41 // b.ne 0x9bbc <k_pack_cols_pairs+0x574>
+	WORD $0x17ffffcf // b 0x9b14 <k_pack_cols_pairs+0x4cc>
 	WORD $0xa9474ff4 // ldp x20, x19, [sp, #0x70]
 	WORD $0xf94013fd // ldr x29, [sp, #0x20]
 	WORD $0xa94657f6 // ldp x22, x21, [sp, #0x60]
@@ -10047,11 +10019,7 @@ TEXT ·gemmNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa9436ffe // ldp x30, x27, [sp, #0x30]
 	WORD $0x910203ff // add sp, sp, #0x80
 	WORD $0xd65f03c0 // ret
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
+	WORD $0x00000000 // udf #0x0
 	WORD $0x00000008 // 08 00 00 00 .word 0x00000008
 	WORD $0x00000000 // 00 00 00 00 .word 0x00000000
 	WORD $0x00000003 // 03 00 00 00 .word 0x00000003

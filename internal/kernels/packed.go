@@ -305,8 +305,8 @@ func (s *Set) MulPacked(dst Matrix, x Left, w Right, add bool) {
 }
 
 type mulPanelsArgs struct {
-	dst, left, right, sums unsafe.Pointer
-	ldd, m, n, k, from, to int
+	dst, left, right, sums, ahead unsafe.Pointer
+	ldd, m, n, k, from, to, lines int
 }
 
 // Where the sums of a product are before and after a piece of k.
@@ -346,8 +346,13 @@ func mulPacked[T float32 | float64](c *code, fn, lanes int, dst Dense[T], x, w *
 		for k := 0; k < x.k; k += pieceK {
 			args.left, args.right, args.k = x.at(x.lo+i, k), w.at(w.lo, k), min(pieceK, x.k-k)
 			args.to = between
-			if k+args.k == x.k {
-				args.to = inDst
+			next := k + args.k
+			if next == x.k {
+				args.to, next = inDst, 0
+			}
+			args.ahead, args.lines = w.at(w.lo, next), 0
+			if x.k > pieceK && (next > 0 || i+rows < dst.Rows) {
+				args.lines = cols * min(pieceK, x.k-next) * int(unsafe.Sizeof(T(0))) / 64
 			}
 			c.call(fn, unsafe.Pointer(&args))
 			args.from = between

@@ -14,346 +14,543 @@ TEXT ·pairsAVX512BF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// mul_panels_pairs
-	LONG $0x28478b48 // movq 0x28(%rdi), %rax
-	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
-	LONG $0x494b8e0f; WORD $0x0000 // jle 0x4958 <k_mul_panels_pairs+0x4958>
 	BYTE $0x55 // pushq %rbp
 	WORD $0x5741 // pushq %r15
 	WORD $0x5641 // pushq %r14
 	WORD $0x5541 // pushq %r13
 	WORD $0x5441 // pushq %r12
 	BYTE $0x53 // pushq %rbx
-	LONG $0xd8ec8148; WORD $0x0000; BYTE $0x00 // subq $0xd8, %rsp
-	LONG $0x18478b4c // movq 0x18(%rdi), %r8
-	LONG $0x084f8b48 // movq 0x8(%rdi), %rcx
-	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
-	LONG $0x104f8b48 // movq 0x10(%rdi), %rcx
-	QUAD $0x00000090248c8948 // movq %rcx, 0x90(%rsp)
-	LONG $0x30678b4c // movq 0x30(%rdi), %r12
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	QUAD $0x00000098248c8948 // movq %rcx, 0x98(%rsp)
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x8948; BYTE $0xc5 // movq %rax, %rbp
-	QUAD $0x000000a024848948 // movq %rax, 0xa0(%rsp)
-	LONG $0x2464894c; BYTE $0x50 // movq %r12, 0x50(%rsp)
-	WORD $0x45eb // jmp 0xa0 <k_mul_panels_pairs+0xa0>
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
-	LONG $0x0cc28348 // addq $0xc, %rdx
-	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
-	QUAD $0x000098248caf0f48; BYTE $0x00 // imulq 0x98(%rsp), %rcx
-	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
-	LONG $0x88048d48 // leaq (%rax,%rcx,4), %rax
-	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
-	LONG $0xf4c58348 // addq $-0xc, %rbp
-	QUAD $0x000000a024848b48 // movq 0xa0(%rsp), %rax
-	WORD $0x3948; BYTE $0xc2 // cmpq %rax, %rdx
-	LONG $0x48a78d0f; WORD $0x0000 // jge 0x4947 <k_mul_panels_pairs+0x4947>
-	WORD $0x2948; BYTE $0xd0 // subq %rdx, %rax
-	LONG $0x03488d48 // leaq 0x3(%rax), %rcx
-	LONG $0xfce18348 // andq $-0x4, %rcx
+	LONG $0x78ec8148; WORD $0x0001; BYTE $0x00 // subq $0x178, %rsp # imm = 0x178
+	LONG $0x304f8b48 // movq 0x30(%rdi), %rcx
+	LONG $0x247c8948; BYTE $0x28 // movq %rdi, 0x28(%rsp)
+	LONG $0x40478b48 // movq 0x40(%rdi), %rax
+	LONG $0x03508d48 // leaq 0x3(%rax), %rdx
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
+	LONG $0xd0490f48 // cmovnsq %rax, %rdx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0x4eb38e0f; WORD $0x0000 // jle 0x4eea <k_mul_panels_pairs+0x4eea>
+	LONG $0x02fac148 // sarq $0x2, %rdx
+	QUAD $0x0000011824948948 // movq %rdx, 0x118(%rsp)
+	LONG $0x247c8b48; BYTE $0x28 // movq 0x28(%rsp), %rdi
+	LONG $0x58478b48 // movq 0x58(%rdi), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	LONG $0x18478b48 // movq 0x18(%rdi), %rax
+	LONG $0x24448948; BYTE $0x18 // movq %rax, 0x18(%rsp)
+	LONG $0x08478b48 // movq 0x8(%rdi), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	LONG $0x10478b48 // movq 0x10(%rdi), %rax
+	QUAD $0x0000013824848948 // movq %rax, 0x138(%rsp)
+	LONG $0x24448b4c; BYTE $0x58 // movq 0x58(%rsp), %r8
+	LONG $0x40348d4b // leaq (%r8,%r8,2), %rsi
+	LONG $0x04e6c148 // shlq $0x4, %rsi
+	LONG $0x3fc68348 // addq $0x3f, %rsi
+	LONG $0x386f8b4c // movq 0x38(%rdi), %r13
+	LONG $0x1f458d49 // leaq 0x1f(%r13), %rax
+	LONG $0x3e7d8d49 // leaq 0x3e(%r13), %rdi
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf8490f48 // cmovnsq %rax, %rdi
+	LONG $0x05ffc148 // sarq $0x5, %rdi
+	LONG $0xfaaf0f48 // imulq %rdx, %rdi
+	QUAD $0x0000013024bc8948 // movq %rdi, 0x130(%rsp)
+	LONG $0x06e2c148 // shlq $0x6, %rdx
+	QUAD $0x0000011024948948 // movq %rdx, 0x110(%rsp)
+	LONG $0xf4408d49 // leaq -0xc(%r8), %rax
+	QUAD $0x0000010024848948 // movq %rax, 0x100(%rsp)
+	LONG $0xe4408d49 // leaq -0x1c(%r8), %rax
+	QUAD $0x000000f824848948 // movq %rax, 0xf8(%rsp)
+	LONG $0xd4408d49 // leaq -0x2c(%r8), %rax
+	QUAD $0x000000f024848948 // movq %rax, 0xf0(%rsp)
+	LONG $0x04e0c149 // shlq $0x4, %r8
+	QUAD $0x0000012824b48948 // movq %rsi, 0x128(%rsp)
+	LONG $0x3f468d48 // leaq 0x3f(%rsi), %rax
+	QUAD $0x0000012024848948 // movq %rax, 0x120(%rsp)
+	WORD $0xf631 // xorl %esi, %esi
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	LONG $0x246c894c; BYTE $0x70 // movq %r13, 0x70(%rsp)
+	QUAD $0x000001602484894c // movq %r8, 0x160(%rsp)
+	QUAD $0x00000140248c8948 // movq %rcx, 0x140(%rsp)
+	WORD $0x58eb // jmp 0x16e <k_mul_panels_pairs+0x16e>
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	QUAD $0x0000015024b48b48 // movq 0x150(%rsp), %rsi
+	LONG $0x0cc68348 // addq $0xc, %rsi
+	LONG $0xf4c48349 // addq $-0xc, %r12
+	QUAD $0x0000014824848b48 // movq 0x148(%rsp), %rax
+	LONG $0x24448948; BYTE $0x48 // movq %rax, 0x48(%rsp)
+	QUAD $0x000000e824848b48 // movq 0xe8(%rsp), %rax
+	QUAD $0x000000e024848948 // movq %rax, 0xe0(%rsp)
+	QUAD $0x00000140248c8b48 // movq 0x140(%rsp), %rcx
+	WORD $0x3948; BYTE $0xce // cmpq %rcx, %rsi
+	LONG $0x4d7c8d0f; WORD $0x0000 // jge 0x4eea <k_mul_panels_pairs+0x4eea>
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	WORD $0x2948; BYTE $0xf0 // subq %rsi, %rax
+	LONG $0x03508d4c // leaq 0x3(%rax), %r10
+	LONG $0xfce28349 // andq $-0x4, %r10
 	LONG $0x01f88348 // cmpq $0x1, %rax
-	LONG $0xc8440f48 // cmoveq %rax, %rcx
-	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	LONG $0xd0440f4c // cmoveq %rax, %r10
+	QUAD $0x000000d824848948 // movq %rax, 0xd8(%rsp)
 	LONG $0x0cf88348 // cmpq $0xc, %rax
 	LONG $0x00000cb8; BYTE $0x00 // movl $0xc, %eax
-	LONG $0xc84d0f48 // cmovgeq %rax, %rcx
-	QUAD $0x00000080248c8948 // movq %rcx, 0x80(%rsp)
-	WORD $0x417e // jle 0x110 <k_mul_panels_pairs+0x110>
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	LONG $0x04e0c148 // shlq $0x4, %rax
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x3fc18348 // addq $0x3f, %rcx
-	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
-	LONG $0x7ec08348 // addq $0x7e, %rax
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xc1490f48 // cmovnsq %rcx, %rax
-	LONG $0x06f8c148 // sarq $0x6, %rax
-	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
-	WORD $0x267f // jg 0x12d <k_mul_panels_pairs+0x12d>
-	LONG $0xffff54e9; BYTE $0xff // jmp 0x60 <k_mul_panels_pairs+0x60>
-	LONG $0x00401f0f // nopl (%rax)
-	QUAD $0x000000882484c748; LONG $0x00000000 // movq $0x0, 0x88(%rsp)
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
-	LONG $0xff338e0f; WORD $0xffff // jle 0x60 <k_mul_panels_pairs+0x60>
-	LONG $0x20778b48 // movq 0x20(%rdi), %rsi
-	LONG $0x384f8b48 // movq 0x38(%rdi), %rcx
-	LONG $0x03418d48 // leaq 0x3(%rcx), %rax
-	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
-	LONG $0xc1490f48 // cmovnsq %rcx, %rax
-	WORD $0x8949; BYTE $0xf1 // movq %rsi, %r9
-	LONG $0xcaaf0f4c // imulq %rdx, %r9
-	LONG $0x02e1c149 // shlq $0x2, %r9
-	WORD $0x034c; BYTE $0x0f // addq (%rdi), %r9
-	QUAD $0x000000c8248c894c // movq %r9, 0xc8(%rsp)
-	LONG $0x02f8c148 // sarq $0x2, %rax
-	QUAD $0x000000d024848948 // movq %rax, 0xd0(%rsp)
-	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
-	QUAD $0x0000000085148d48 // leaq (,%rax,4), %rdx
-	QUAD $0x000000c024948948 // movq %rdx, 0xc0(%rsp)
-	LONG $0x244c8948; BYTE $0x48 // movq %rcx, 0x48(%rsp)
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	QUAD $0x000000b8248c8948 // movq %rcx, 0xb8(%rsp)
-	LONG $0x06e0c148 // shlq $0x6, %rax
-	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
-	QUAD $0x00000000f5148d48 // leaq (,%rsi,8), %rdx
-	QUAD $0x00000000b5048d48 // leaq (,%rsi,4), %rax
-	LONG $0x400c8d48 // leaq (%rax,%rax,2), %rcx
-	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x04e1c148 // shlq $0x4, %rcx
-	LONG $0x244c8948; BYTE $0x40 // movq %rcx, 0x40(%rsp)
-	LONG $0x800c8d48 // leaq (%rax,%rax,4), %rcx
-	LONG $0x244c8948; BYTE $0x38 // movq %rcx, 0x38(%rsp)
-	LONG $0x520c8d48 // leaq (%rdx,%rdx,2), %rcx
-	LONG $0x244c8948; BYTE $0x30 // movq %rcx, 0x30(%rsp)
-	LONG $0xf60c8d48 // leaq (%rsi,%rsi,8), %rcx
-	LONG $0x490c8d48 // leaq (%rcx,%rcx,2), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x244c8948; BYTE $0x28 // movq %rcx, 0x28(%rsp)
-	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
-	LONG $0x05e1c148 // shlq $0x5, %rcx
-	LONG $0x244c8948; BYTE $0x70 // movq %rcx, 0x70(%rsp)
-	LONG $0xc0048d48 // leaq (%rax,%rax,8), %rax
-	LONG $0x24448948; BYTE $0x68 // movq %rax, 0x68(%rsp)
-	LONG $0x24548948; BYTE $0x18 // movq %rdx, 0x18(%rsp)
-	LONG $0x92048d48 // leaq (%rdx,%rdx,4), %rax
-	LONG $0x24448948; BYTE $0x60 // movq %rax, 0x60(%rsp)
-	LONG $0x24348948 // movq %rsi, (%rsp)
-	LONG $0x2cc66b48 // imulq $0x2c, %rsi, %rax
-	LONG $0x24448948; BYTE $0x58 // movq %rax, 0x58(%rsp)
-	QUAD $0x00000090249c8b4c // movq 0x90(%rsp), %r11
-	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
-	WORD $0x3145; BYTE $0xed // xorl %r13d, %r13d
-	LONG $0x246c8948; BYTE $0x20 // movq %rbp, 0x20(%rsp)
-	WORD $0x6eeb // jmp 0x291 <k_mul_panels_pairs+0x291>
-	LONG $0x487cd162; WORD $0x3811 // vmovups %zmm7, (%r8)
-	LONG $0x487cd162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%r8)
-	LONG $0x487cd162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%r8)
-	LONG $0x487cd162; WORD $0x6011; BYTE $0x03 // vmovups %zmm4, 0xc0(%r8)
-	LONG $0x487cd162; WORD $0x5811; BYTE $0x04 // vmovups %zmm3, 0x100(%r8)
-	LONG $0x487cd162; WORD $0x5011; BYTE $0x05 // vmovups %zmm2, 0x140(%r8)
-	LONG $0x487cd162; WORD $0x4811; BYTE $0x06 // vmovups %zmm1, 0x180(%r8)
-	LONG $0x487cd162; WORD $0x4011; BYTE $0x07 // vmovups %zmm0, 0x1c0(%r8)
-	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
-	QUAD $0x000000d024ac034c // addq 0xd0(%rsp), %r13
-	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
-	LONG $0xc7af0f49 // imulq %r15, %rax
-	LONG $0x831c8d4d // leaq (%r11,%rax,4), %r11
-	QUAD $0x0000b024bcaf0f4c; BYTE $0x00 // imulq 0xb0(%rsp), %r15
-	WORD $0x014d; BYTE $0xf8 // addq %r15, %r8
-	LONG $0x20c68349 // addq $0x20, %r14
-	WORD $0x394d; BYTE $0xe6 // cmpq %r12, %r14
-	LONG $0xfdcf8d0f; WORD $0xffff // jge 0x60 <k_mul_panels_pairs+0x60>
-	QUAD $0x0000008824ac3b4c // cmpq 0x88(%rsp), %r13
-	WORD $0x257d // jge 0x2c0 <k_mul_panels_pairs+0x2c0>
-	LONG $0x38478b48 // movq 0x38(%rdi), %rax
-	QUAD $0x0000802484af0f48; BYTE $0x00 // imulq 0x80(%rsp), %rax
-	WORD $0x894c; BYTE $0xea // movq %r13, %rdx
-	LONG $0x04e2c148 // shlq $0x4, %rdx
-	WORD $0x0148; BYTE $0xc2 // addq %rax, %rdx
-	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
-	WORD $0x0beb // jmp 0x2c4 <k_mul_panels_pairs+0x2c4>
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	WORD $0xc931 // xorl %ecx, %ecx
-	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x894c; BYTE $0xe0 // movq %r12, %rax
-	WORD $0x294c; BYTE $0xf0 // subq %r14, %rax
-	LONG $0x0002bf41; WORD $0x0000 // movl $0x2, %r15d
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x137f // jg 0x2e9 <k_mul_panels_pairs+0x2e9>
-	LONG $0x0f708d48 // leaq 0xf(%rax), %rsi
-	LONG $0x1e788d4c // leaq 0x1e(%rax), %r15
-	WORD $0x8548; BYTE $0xf6 // testq %rsi, %rsi
-	LONG $0xfe490f4c // cmovnsq %rsi, %r15
-	LONG $0x04ffc149 // sarq $0x4, %r15
-	LONG $0x24748b48; BYTE $0x10 // movq 0x10(%rsp), %rsi
-	LONG $0x96148d48 // leaq (%rsi,%rdx,4), %rdx
-	QUAD $0x000000c824b48b48 // movq 0xc8(%rsp), %rsi
-	LONG $0xb6348d4a // leaq (%rsi,%r14,4), %rsi
-	QUAD $0x000000c0248c8b4c // movq 0xc0(%rsp), %r9
-	WORD $0x014d; BYTE $0xf9 // addq %r15, %r9
-	LONG $0x20f98349 // cmpq $0x20, %r9
-	WORD $0x417f // jg 0x350 <k_mul_panels_pairs+0x350>
-	LONG $0x10f98349 // cmpq $0x10, %r9
-	WORD $0x7b7f // jg 0x390 <k_mul_panels_pairs+0x390>
-	LONG $0x05f98349 // cmpq $0x5, %r9
-	LONG $0x00cd840f; WORD $0x0000 // je 0x3ec <k_mul_panels_pairs+0x3ec>
-	LONG $0x06f98349 // cmpq $0x6, %r9
-	LONG $0xff37850f; WORD $0xffff // jne 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x0de6850f; WORD $0x0000 // jne 0x111d <k_mul_panels_pairs+0x111d>
-	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
-	LONG $0x0df18f0f; WORD $0x0000 // jg 0x1134 <k_mul_panels_pairs+0x1134>
-	LONG $0x000df9e9; BYTE $0x00 // jmp 0x1141 <k_mul_panels_pairs+0x1141>
+	LONG $0xd04d0f4c // cmovgeq %rax, %r10
+	WORD $0x257e // jle 0x1c0 <k_mul_panels_pairs+0x1c0>
+	QUAD $0x0000012824848b48 // movq 0x128(%rsp), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x8949; BYTE $0xc3 // movq %rax, %r11
+	QUAD $0x000120249c480f4c; BYTE $0x00 // cmovsq 0x120(%rsp), %r11
+	LONG $0x06fbc149 // sarq $0x6, %r11
+	WORD $0x0beb // jmp 0x1c3 <k_mul_panels_pairs+0x1c3>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
-	LONG $0x30f98349 // cmpq $0x30, %r9
-	WORD $0x6a7f // jg 0x3c0 <k_mul_panels_pairs+0x3c0>
-	LONG $0x21f98349 // cmpq $0x21, %r9
-	LONG $0x00a0840f; WORD $0x0000 // je 0x400 <k_mul_panels_pairs+0x400>
-	LONG $0x22f98349 // cmpq $0x22, %r9
-	LONG $0xfef6850f; WORD $0xffff // jne 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x40578b4c // movq 0x40(%rdi), %r10
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x0ea2850f; WORD $0x0000 // jne 0x121a <k_mul_panels_pairs+0x121a>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x0eb18f0f; WORD $0x0000 // jg 0x1232 <k_mul_panels_pairs+0x1232>
-	LONG $0x000f50e9; BYTE $0x00 // jmp 0x12d6 <k_mul_panels_pairs+0x12d6>
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x11f98349 // cmpq $0x11, %r9
-	LONG $0x0082840f; WORD $0x0000 // je 0x41c <k_mul_panels_pairs+0x41c>
-	LONG $0x12f98349 // cmpq $0x12, %r9
-	LONG $0xfebc850f; WORD $0xffff // jne 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x14ba850f; WORD $0x0000 // jne 0x186c <k_mul_panels_pairs+0x186c>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x14c58f0f; WORD $0x0000 // jg 0x1880 <k_mul_panels_pairs+0x1880>
-	LONG $0x001508e9; BYTE $0x00 // jmp 0x18c8 <k_mul_panels_pairs+0x18c8>
-	LONG $0x31f98349 // cmpq $0x31, %r9
-	WORD $0x7274 // je 0x438 <k_mul_panels_pairs+0x438>
-	LONG $0x32f98349 // cmpq $0x32, %r9
-	LONG $0xfe90850f; WORD $0xffff // jne 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x40578b4c // movq 0x40(%rdi), %r10
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x17e2850f; WORD $0x0000 // jne 0x1bc0 <k_mul_panels_pairs+0x1bc0>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x17f18f0f; WORD $0x0000 // jg 0x1bd8 <k_mul_panels_pairs+0x1bd8>
-	LONG $0x0018f8e9; BYTE $0x00 // jmp 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	WORD $0x5e75 // jne 0x454 <k_mul_panels_pairs+0x454>
-	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
-	WORD $0x6d7f // jg 0x46b <k_mul_panels_pairs+0x46b>
-	WORD $0x74eb // jmp 0x474 <k_mul_panels_pairs+0x474>
-	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x0153850f; WORD $0x0000 // jne 0x561 <k_mul_panels_pairs+0x561>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x015e8f0f; WORD $0x0000 // jg 0x575 <k_mul_panels_pairs+0x575>
-	LONG $0x0001cbe9; BYTE $0x00 // jmp 0x5e7 <k_mul_panels_pairs+0x5e7>
-	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x0522850f; WORD $0x0000 // jne 0x94c <k_mul_panels_pairs+0x94c>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x052d8f0f; WORD $0x0000 // jg 0x960 <k_mul_panels_pairs+0x960>
-	LONG $0x00055ae9; BYTE $0x00 // jmp 0x992 <k_mul_panels_pairs+0x992>
-	LONG $0x404f8b4c // movq 0x40(%rdi), %r9
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x074e850f; WORD $0x0000 // jne 0xb94 <k_mul_panels_pairs+0xb94>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x075d8f0f; WORD $0x0000 // jg 0xbac <k_mul_panels_pairs+0xbac>
-	LONG $0x000816e9; BYTE $0x00 // jmp 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
-	LONG $0xc29e0f41 // setle %r10b
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x950f; BYTE $0xc3 // setne %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	WORD $0x0375 // jne 0x46e <k_mul_panels_pairs+0x46e>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x0774 // je 0x47b <k_mul_panels_pairs+0x47b>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0475 // jne 0x47f <k_mul_panels_pairs+0x47f>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	WORD $0x6b7c // jl 0x504 <k_mul_panels_pairs+0x504>
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x487df262; WORD $0x0b18 // vbroadcastss (%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x0252 // vdpbf16ps (%r10), %zmm1, %zmm0
-	LONG $0x487df262; WORD $0x4b18; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x4252; BYTE $0x01 // vdpbf16ps 0x40(%r10), %zmm1, %zmm0
-	LONG $0x487df262; WORD $0x4b18; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x4252; BYTE $0x02 // vdpbf16ps 0x80(%r10), %zmm1, %zmm0
-	LONG $0x487df262; WORD $0x4b18; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x4252; BYTE $0x03 // vdpbf16ps 0xc0(%r10), %zmm1, %zmm0
-	LONG $0x10c38348 // addq $0x10, %rbx
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	WORD $0x8948; BYTE $0xf0 // movq %rsi, %rax
+	WORD $0xf748; BYTE $0xd0 // notq %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	QUAD $0xaaaaaaaaaaabb948; WORD $0x2aaa // movabsq $0x2aaaaaaaaaaaaaab, %rcx # imm = 0x2AAAAAAAAAAAAAAB
+	WORD $0xf748; BYTE $0xe9 // imulq %rcx
+	WORD $0x894c; BYTE $0xd0 // movq %r10, %rax
+	LONG $0x44af0f48; WORD $0x5824 // imulq 0x58(%rsp), %rax
+	LONG $0x244c8b48; BYTE $0x48 // movq 0x48(%rsp), %rcx
+	LONG $0x813c8d48 // leaq (%rcx,%rax,4), %rdi
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	QUAD $0x0000015024b48948 // movq %rsi, 0x150(%rsp)
+	QUAD $0x0000014824bc8948 // movq %rdi, 0x148(%rsp)
+	LONG $0xff1c8e0f; WORD $0xffff // jle 0x120 <k_mul_panels_pairs+0x120>
+	QUAD $0x0000013024848b48 // movq 0x130(%rsp), %rax
+	WORD $0x294c; BYTE $0xd8 // subq %r11, %rax
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x3fe9c148 // shrq $0x3f, %rcx
+	WORD $0xd148; BYTE $0xfa // sarq %rdx
 	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	WORD $0xac77 // ja 0x4b0 <k_mul_panels_pairs+0x4b0>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x1f138e0f; WORD $0x0000 // jle 0x2420 <k_mul_panels_pairs+0x2420>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x03e18348 // andq $0x3, %rcx
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x242a840f; WORD $0x0000 // je 0x2949 <k_mul_panels_pairs+0x2949>
-	WORD $0xd231 // xorl %edx, %edx
+	LONG $0xd0af0f48 // imulq %rax, %rdx
+	QUAD $0x0000015824948948 // movq %rdx, 0x158(%rsp)
+	LONG $0x24548b48; BYTE $0x28 // movq 0x28(%rsp), %rdx
+	LONG $0x284a8b48 // movq 0x28(%rdx), %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xc6af0f48 // imulq %rsi, %rax
+	LONG $0x02e0c148 // shlq $0x2, %rax
+	WORD $0x0348; BYTE $0x02 // addq (%rdx), %rax
+	QUAD $0x0000017024848948 // movq %rax, 0x170(%rsp)
+	QUAD $0x0000000095048d4a // leaq (,%r10,4), %rax
+	QUAD $0x0000016824848948 // movq %rax, 0x168(%rsp)
+	QUAD $0x000000008d348d48 // leaq (,%rcx,4), %rsi
+	LONG $0x06e2c149 // shlq $0x6, %r10
+	QUAD $0x00000000cd0c8d4c // leaq (,%rcx,8), %r9
+	LONG $0x76048d48 // leaq (%rsi,%rsi,2), %rax
+	LONG $0x24448948; BYTE $0x50 // movq %rax, 0x50(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x04e0c148 // shlq $0x4, %rax
+	QUAD $0x0000009024848948 // movq %rax, 0x90(%rsp)
+	LONG $0xb6048d48 // leaq (%rsi,%rsi,4), %rax
+	QUAD $0x0000008824848948 // movq %rax, 0x88(%rsp)
+	LONG $0x49048d4b // leaq (%r9,%r9,2), %rax
+	QUAD $0x0000008024848948 // movq %rax, 0x80(%rsp)
+	LONG $0xc9048d48 // leaq (%rcx,%rcx,8), %rax
+	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x24448948; BYTE $0x78 // movq %rax, 0x78(%rsp)
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x05e0c148 // shlq $0x5, %rax
+	QUAD $0x000000c824848948 // movq %rax, 0xc8(%rsp)
+	LONG $0x24748948; BYTE $0x60 // movq %rsi, 0x60(%rsp)
+	LONG $0xf6048d48 // leaq (%rsi,%rsi,8), %rax
+	QUAD $0x000000c024848948 // movq %rax, 0xc0(%rsp)
+	QUAD $0x00000098248c894c // movq %r9, 0x98(%rsp)
+	LONG $0x89048d4b // leaq (%r9,%r9,4), %rax
+	QUAD $0x000000b824848948 // movq %rax, 0xb8(%rsp)
+	LONG $0x244c8948; BYTE $0x10 // movq %rcx, 0x10(%rsp)
+	LONG $0x2cc16b48 // imulq $0x2c, %rcx, %rax
+	QUAD $0x000000b024848948 // movq %rax, 0xb0(%rsp)
+	WORD $0xdb31 // xorl %ebx, %ebx
+	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
+	QUAD $0x000000e024848b48 // movq 0xe0(%rsp), %rax
+	QUAD $0x000000e824848948 // movq %rax, 0xe8(%rsp)
+	QUAD $0x0000013824948b48 // movq 0x138(%rsp), %rdx
+	LONG $0x2464894c; BYTE $0x68 // movq %r12, 0x68(%rsp)
+	LONG $0x2454894c; BYTE $0x20 // movq %r10, 0x20(%rsp)
+	WORD $0x6deb // jmp 0x386 <k_mul_panels_pairs+0x386>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	LONG $0x487cf162; WORD $0x7011; BYTE $0x01 // vmovups %zmm6, 0x40(%rax)
+	LONG $0x487cf162; WORD $0x6811; BYTE $0x02 // vmovups %zmm5, 0x80(%rax)
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x03 // vmovups %zmm4, 0xc0(%rax)
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x04 // vmovups %zmm3, 0x100(%rax)
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x05 // vmovups %zmm2, 0x140(%rax)
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x06 // vmovups %zmm1, 0x180(%rax)
+	LONG $0x487cf162; WORD $0x4011; BYTE $0x07 // vmovups %zmm0, 0x1c0(%rax)
+	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	QUAD $0x0000016024848b48 // movq 0x160(%rsp), %rax
+	LONG $0xc7af0f49 // imulq %r15, %rax
+	LONG $0x82148d48 // leaq (%rdx,%rax,4), %rdx
+	LONG $0xfaaf0f4d // imulq %r10, %r15
+	LONG $0x247c014c; BYTE $0x18 // addq %r15, 0x18(%rsp)
+	LONG $0x20c38348 // addq $0x20, %rbx
+	WORD $0x394c; BYTE $0xeb // cmpq %r13, %rbx
+	LONG $0xfdaa8d0f; WORD $0xffff // jge 0x130 <k_mul_panels_pairs+0x130>
+	WORD $0x894d; BYTE $0xf0 // movq %r14, %r8
+	WORD $0x854d; BYTE $0xdb // testq %r11, %r11
+	WORD $0x227e // jle 0x3b0 <k_mul_panels_pairs+0x3b0>
+	QUAD $0x0000011024848b48 // movq 0x110(%rsp), %rax
+	LONG $0x00348d4d // leaq (%r8,%rax), %r14
+	QUAD $0x00000118249c2b4c // subq 0x118(%rsp), %r11
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	WORD $0x77eb // jmp 0x420 <k_mul_panels_pairs+0x420>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	QUAD $0x0000015824848b48 // movq 0x158(%rsp), %rax
+	QUAD $0x000000e024843948 // cmpq %rax, 0xe0(%rsp)
+	WORD $0x9d0f; BYTE $0xc0 // setge %al
+	QUAD $0x000000e8248c8b48 // movq 0xe8(%rsp), %rcx
+	WORD $0x8548; BYTE $0xc9 // testq %rcx, %rcx
+	LONG $0xc69f0f40 // setg %sil
+	WORD $0x2040; BYTE $0xc6 // andb %al, %sil
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x01fe8040 // cmpb $0x1, %sil
+	WORD $0x3575 // jne 0x413 <k_mul_panels_pairs+0x413>
+	QUAD $0x0000010824848b48 // movq 0x108(%rsp), %rax
+	WORD $0x8949; BYTE $0xc0 // movq %rax, %r8
+	QUAD $0x0000011024b48b48 // movq 0x110(%rsp), %rsi
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	QUAD $0x00000118248c2b48 // subq 0x118(%rsp), %rcx
+	QUAD $0x000000e8248c8948 // movq %rcx, 0xe8(%rsp)
+	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
+	QUAD $0x0000010824848948 // movq %rax, 0x108(%rsp)
+	WORD $0x0deb // jmp 0x420 <k_mul_panels_pairs+0x420>
+	LONG $0x24448b4c; BYTE $0x48 // movq 0x48(%rsp), %r8
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	WORD $0x894c; BYTE $0xe9 // movq %r13, %rcx
+	WORD $0x2948; BYTE $0xd9 // subq %rbx, %rcx
+	LONG $0x0002bf41; WORD $0x0000 // movl $0x2, %r15d
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	WORD $0x137f // jg 0x445 <k_mul_panels_pairs+0x445>
+	LONG $0x0f418d48 // leaq 0xf(%rcx), %rax
+	LONG $0x1e798d4c // leaq 0x1e(%rcx), %r15
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0xf8490f4c // cmovnsq %rax, %r15
+	LONG $0x04ffc149 // sarq $0x4, %r15
+	QUAD $0x0000017024848b48 // movq 0x170(%rsp), %rax
+	LONG $0x980c8d4c // leaq (%rax,%rbx,4), %r9
+	QUAD $0x0000016824848b48 // movq 0x168(%rsp), %rax
+	WORD $0x014c; BYTE $0xf8 // addq %r15, %rax
+	LONG $0x20f88348 // cmpq $0x20, %rax
+	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
+	LONG $0x00a58f0f; WORD $0x0000 // jg 0x510 <k_mul_panels_pairs+0x510>
+	LONG $0x10f88348 // cmpq $0x10, %rax
+	LONG $0x013b8f0f; WORD $0x0000 // jg 0x5b0 <k_mul_panels_pairs+0x5b0>
+	LONG $0x05f88348 // cmpq $0x5, %rax
+	LONG $0x0242840f; WORD $0x0000 // je 0x6c1 <k_mul_panels_pairs+0x6c1>
+	LONG $0x06f88348 // cmpq $0x6, %rax
+	LONG $0xfed7850f; WORD $0xffff // jne 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x240c894c // movq %r9, (%rsp)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x48418b48 // movq 0x48(%rcx), %rax
+	LONG $0x50618b4c // movq 0x50(%rcx), %r12
+	LONG $0xffc1c749; WORD $0xffff; BYTE $0xff // movq $-0x1, %r9
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	QUAD $0x000000d024a4894c // movq %r12, 0xd0(%rsp)
+	LONG $0x153f840f; WORD $0x0000 // je 0x1a01 <k_mul_panels_pairs+0x1a01>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc2940f41 // sete %r10b
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x1524850f; WORD $0x0000 // jne 0x19fb <k_mul_panels_pairs+0x19fb>
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0x5c440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r11
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0x24440f4c; BYTE $0x24 // cmoveq (%rsp), %r12
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
+	LONG $0x00152de9; BYTE $0x00 // jmp 0x1a2f <k_mul_panels_pairs+0x1a2f>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x30f88348 // cmpq $0x30, %rax
+	LONG $0x01268f0f; WORD $0x0000 // jg 0x640 <k_mul_panels_pairs+0x640>
+	LONG $0x21f88348 // cmpq $0x21, %rax
+	LONG $0x0211840f; WORD $0x0000 // je 0x735 <k_mul_panels_pairs+0x735>
+	LONG $0x22f88348 // cmpq $0x22, %rax
+	LONG $0xfe32850f; WORD $0xffff // jne 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x48488b48 // movq 0x48(%rax), %rcx
+	LONG $0x50788b48 // movq 0x50(%rax), %rdi
+	LONG $0xffc0c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rax
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	QUAD $0x000000a0249c894c // movq %r11, 0xa0(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x1714840f; WORD $0x0000 // je 0x1c77 <k_mul_panels_pairs+0x1c77>
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0xc1940f41 // sete %r9b
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x16f4850f; WORD $0x0000 // jne 0x1c6e <k_mul_panels_pairs+0x1c6e>
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0x74440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r14
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0xed440f4c // cmoveq %rbp, %r13
+	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0x001703e9; BYTE $0x00 // jmp 0x1ca4 <k_mul_panels_pairs+0x1ca4>
 	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487df262; WORD $0x0b18 // vbroadcastss (%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x0252 // vdpbf16ps (%r10), %zmm1, %zmm0
-	LONG $0x04c38348 // addq $0x4, %rbx
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0xff48; BYTE $0xc2 // incq %rdx
-	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe475 // jne 0x530 <k_mul_panels_pairs+0x530>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	WORD $0x2948; BYTE $0xd1 // subq %rdx, %rcx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x23f6830f; WORD $0x0000 // jae 0x2952 <k_mul_panels_pairs+0x2952>
-	LONG $0x00244ae9; BYTE $0x00 // jmp 0x29ab <k_mul_panels_pairs+0x29ab>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xc29e0f41 // setle %r10b
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x950f; BYTE $0xc3 // setne %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	WORD $0x7275 // jne 0x5e7 <k_mul_panels_pairs+0x5e7>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	WORD $0x6974 // je 0x5e7 <k_mul_panels_pairs+0x5e7>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x96 // prefetcht0 (%rsi,%r10,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x5a74 // je 0x5e7 <k_mul_panels_pairs+0x5e7>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x4a74 // je 0x5e7 <k_mul_panels_pairs+0x5e7>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x11f88348 // cmpq $0x11, %rax
+	LONG $0x01ef840f; WORD $0x0000 // je 0x7a9 <k_mul_panels_pairs+0x7a9>
+	LONG $0x12f88348 // cmpq $0x12, %rax
+	LONG $0xfd9c850f; WORD $0xffff // jne 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x240c894c // movq %r9, (%rsp)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x48788b48 // movq 0x48(%rax), %rdi
+	LONG $0x50488b4c // movq 0x50(%rax), %r9
+	LONG $0xffc0c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rax
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x1d14840f; WORD $0x0000 // je 0x230e <k_mul_panels_pairs+0x230e>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xc2940f41 // sete %r10b
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	LONG $0x1cfa850f; WORD $0x0000 // jne 0x2308 <k_mul_panels_pairs+0x2308>
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0x54440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r10
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x3c440f4c; BYTE $0x24 // cmoveq (%rsp), %r15
+	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x001d03e9; BYTE $0x00 // jmp 0x233c <k_mul_panels_pairs+0x233c>
+	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
+	LONG $0x31f88348 // cmpq $0x31, %rax
+	LONG $0x01cf840f; WORD $0x0000 // je 0x819 <k_mul_panels_pairs+0x819>
+	LONG $0x32f88348 // cmpq $0x32, %rax
+	LONG $0xfd0c850f; WORD $0xffff // jne 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x240c894c // movq %r9, (%rsp)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x48488b48 // movq 0x48(%rax), %rcx
+	LONG $0x50488b4c // movq 0x50(%rax), %r9
+	LONG $0xffc0c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rax
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x208f840f; WORD $0x0000 // je 0x270f <k_mul_panels_pairs+0x270f>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xc7940f40 // sete %dil
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	LONG $0x2075850f; WORD $0x0000 // jne 0x2709 <k_mul_panels_pairs+0x2709>
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x000000bf; BYTE $0x00 // movl $0x0, %edi
+	LONG $0x7c440f48; WORD $0x6024 // cmoveq 0x60(%rsp), %rdi
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xf9440f4d // cmoveq %r9, %r15
+	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
+	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
+	LONG $0x00207fe9; BYTE $0x00 // jmp 0x2740 <k_mul_panels_pairs+0x2740>
+	LONG $0x240c894c // movq %r9, (%rsp)
+	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
+	LONG $0x48418b49 // movq 0x48(%r9), %rax
+	LONG $0x50618b4d // movq 0x50(%r9), %r12
+	LONG $0xffc1c749; WORD $0xffff; BYTE $0xff // movq $-0x1, %r9
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	QUAD $0x000000d024a4894c // movq %r12, 0xd0(%rsp)
+	LONG $0x019a840f; WORD $0x0000 // je 0x88f <k_mul_panels_pairs+0x88f>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc2940f41 // sete %r10b
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x017f850f; WORD $0x0000 // jne 0x889 <k_mul_panels_pairs+0x889>
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0000bb41; WORD $0x0000 // movl $0x0, %r11d
+	LONG $0x5c440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r11
+	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
+	LONG $0x2c440f4c; BYTE $0x24 // cmoveq (%rsp), %r13
+	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
+	LONG $0x24648b4c; BYTE $0x18 // movq 0x18(%rsp), %r12
+	LONG $0x000188e9; BYTE $0x00 // jmp 0x8bd <k_mul_panels_pairs+0x8bd>
+	LONG $0x240c894c // movq %r9, (%rsp)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x48788b48 // movq 0x48(%rax), %rdi
+	LONG $0x50508b4c // movq 0x50(%rax), %r10
+	LONG $0xffc1c749; WORD $0xffff; BYTE $0xff // movq $-0x1, %r9
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	QUAD $0x000000a0249c894c // movq %r11, 0xa0(%rsp)
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x02a0840f; WORD $0x0000 // je 0xa0e <k_mul_panels_pairs+0xa0e>
+	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	WORD $0x940f; BYTE $0xc0 // sete %al
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	LONG $0x0286850f; WORD $0x0000 // jne 0xa08 <k_mul_panels_pairs+0xa08>
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0x44440f48; WORD $0x6024 // cmoveq 0x60(%rsp), %rax
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x3c440f4c; BYTE $0x24 // cmoveq (%rsp), %r15
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x000290e9; BYTE $0x00 // jmp 0xa39 <k_mul_panels_pairs+0xa39>
+	LONG $0x240c894c // movq %r9, (%rsp)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x48788b48 // movq 0x48(%rax), %rdi
+	LONG $0x50488b4c // movq 0x50(%rax), %r9
+	LONG $0xffc0c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rax
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x06e3840f; WORD $0x0000 // je 0xebd <k_mul_panels_pairs+0xebd>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xc2940f41 // sete %r10b
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	LONG $0x06c9850f; WORD $0x0000 // jne 0xeb7 <k_mul_panels_pairs+0xeb7>
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0x54440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r10
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x3c440f4c; BYTE $0x24 // cmoveq (%rsp), %r15
+	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
+	LONG $0x24748b4c; BYTE $0x18 // movq 0x18(%rsp), %r14
+	LONG $0x0006d2e9; BYTE $0x00 // jmp 0xeeb <k_mul_panels_pairs+0xeeb>
+	LONG $0x240c894c // movq %r9, (%rsp)
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x48508b4c // movq 0x48(%rax), %r10
+	LONG $0x50788b48 // movq 0x50(%rax), %rdi
+	LONG $0xffc0c748; WORD $0xffff; BYTE $0xff // movq $-0x1, %rax
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	QUAD $0x000000a0249c894c // movq %r11, 0xa0(%rsp)
+	LONG $0x2474894c; BYTE $0x30 // movq %r14, 0x30(%rsp)
+	LONG $0x247c894c; BYTE $0x38 // movq %r15, 0x38(%rsp)
+	LONG $0x0991840f; WORD $0x0000 // je 0x11de <k_mul_panels_pairs+0x11de>
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0xc1940f41 // sete %r9b
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x0977850f; WORD $0x0000 // jne 0x11d8 <k_mul_panels_pairs+0x11d8>
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x0000be41; WORD $0x0000 // movl $0x0, %r14d
+	LONG $0x74440f4c; WORD $0x6024 // cmoveq 0x60(%rsp), %r14
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0x24440f4c; BYTE $0x24 // cmoveq (%rsp), %r12
+	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
+	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
+	LONG $0x000980e9; BYTE $0x00 // jmp 0x1209 <k_mul_panels_pairs+0x1209>
+	WORD $0x8845; BYTE $0xd1 // movb %r10b, %r9b
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x245c234c; BYTE $0x60 // andq 0x60(%rsp), %r11
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xc6940f41 // sete %r14b
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0x64440f4c; WORD $0x1824 // cmoveq 0x18(%rsp), %r12
+	LONG $0x06e6c141 // shll $0x6, %r14d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x242c8b4c // movq (%rsp), %r13
+	LONG $0xe8440f4d // cmoveq %r8, %r13
+	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	WORD $0x8949; BYTE $0xef // movq %rbp, %r15
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	WORD $0x3a74 // je 0x5e7 <k_mul_panels_pairs+0x5e7>
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	WORD $0x2a74 // je 0x5e7 <k_mul_panels_pairs+0x5e7>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	WORD $0x1a74 // je 0x5e7 <k_mul_panels_pairs+0x5e7>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
+	LONG $0x00b28c0f; WORD $0x0000 // jl 0x98d <k_mul_panels_pairs+0x98d>
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
+	WORD $0x8949; BYTE $0xd7 // movq %rdx, %r15
+	WORD $0x8948; BYTE $0xd1 // movq %rdx, %rcx
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	WORD $0x3949; BYTE $0xcf // cmpq %rcx, %r15
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xdb4f0f49 // cmovgq %r11, %rbx
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x0000bf41; WORD $0x0000 // movl $0x0, %r15d
+	LONG $0xfe4f0f4d // cmovgq %r14, %r15
+	LONG $0x487dd262; WORD $0x0a18 // vbroadcastss (%r10), %zmm1
+	LONG $0x4876d262; WORD $0x0152 // vdpbf16ps (%r9), %zmm1, %zmm0
+	LONG $0x487dd262; WORD $0x4a18; BYTE $0x01 // vbroadcastss 0x4(%r10), %zmm1
+	LONG $0x4876d262; WORD $0x4152; BYTE $0x01 // vdpbf16ps 0x40(%r9), %zmm1, %zmm0
+	LONG $0x487dd262; WORD $0x4a18; BYTE $0x02 // vbroadcastss 0x8(%r10), %zmm1
+	LONG $0x4876d262; WORD $0x4152; BYTE $0x02 // vdpbf16ps 0x80(%r9), %zmm1, %zmm0
+	LONG $0x487dd262; WORD $0x4a18; BYTE $0x03 // vbroadcastss 0xc(%r10), %zmm1
+	LONG $0x4876d262; WORD $0x4152; BYTE $0x03 // vdpbf16ps 0xc0(%r9), %zmm1, %zmm0
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	WORD $0x0149; BYTE $0xdd // addq %rbx, %r13
+	WORD $0x014d; BYTE $0xfc // addq %r15, %r12
+	LONG $0xfc7d8d4c // leaq -0x4(%rbp), %r15
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x0a74 // je 0x5e7 <k_mul_panels_pairs+0x5e7>
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x0774 // je 0x5f4 <k_mul_panels_pairs+0x5f4>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x3975 // jne 0x62d <k_mul_panels_pairs+0x62d>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
-	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
-	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
-	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
-	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
-	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
-	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	WORD $0x8577 // ja 0x900 <k_mul_panels_pairs+0x900>
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x854d; BYTE $0xff // testq %r15, %r15
+	WORD $0x5f7e // jle 0x9f1 <k_mul_panels_pairs+0x9f1>
+	WORD $0x894c; BYTE $0xfd // movq %r15, %rbp
+	LONG $0x03e58348 // andq $0x3, %rbp
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x2537840f; WORD $0x0000 // je 0x2ee8 <k_mul_panels_pairs+0x2ee8>
+	WORD $0xf631 // xorl %esi, %esi
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x0a18 // vbroadcastss (%r10), %zmm1
+	LONG $0x4876d262; WORD $0x0152 // vdpbf16ps (%r9), %zmm1, %zmm0
+	LONG $0x04c28349 // addq $0x4, %r10
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0xff48; BYTE $0xc6 // incq %rsi
+	WORD $0x3948; BYTE $0xf5 // cmpq %rsi, %rbp
+	WORD $0xe475 // jne 0x9c0 <k_mul_panels_pairs+0x9c0>
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	WORD $0x2948; BYTE $0xf7 // subq %rsi, %rdi
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	LONG $0x2505830f; WORD $0x0000 // jae 0x2ef1 <k_mul_panels_pairs+0x2ef1>
+	LONG $0x00255ae9; BYTE $0x00 // jmp 0x2f4b <k_mul_panels_pairs+0x2f4b>
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x002543e9; BYTE $0x00 // jmp 0x2f4b <k_mul_panels_pairs+0x2f4b>
+	WORD $0x8841; BYTE $0xc1 // movb %al, %r9b
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x24442348; BYTE $0x60 // andq 0x60(%rsp), %rax
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0xc3940f41 // sete %r11b
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x74440f4c; WORD $0x1824 // cmoveq 0x18(%rsp), %r14
+	LONG $0x06e3c141 // shll $0x6, %r11d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0xf8440f4d // cmoveq %r8, %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -362,313 +559,370 @@ TEXT ·pairsAVX512BF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x01f68c0f; WORD $0x0000 // jl 0x85d <k_mul_panels_pairs+0x85d>
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x487d7262; WORD $0x0318 // vbroadcastss (%rbx), %zmm8
-	LONG $0x487c5162; WORD $0x1210 // vmovups (%r10), %zmm10
-	LONG $0x487c5162; WORD $0x5a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm11
-	LONG $0x487c5162; WORD $0x4a10; BYTE $0x02 // vmovups 0x80(%r10), %zmm9
+	LONG $0x245c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbx
+	WORD $0x8949; BYTE $0xdd // movq %rbx, %r13
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	LONG $0x04fb8348 // cmpq $0x4, %rbx
+	LONG $0x02298c0f; WORD $0x0000 // jl 0xc9c <k_mul_panels_pairs+0xc9c>
+	LONG $0x24548b4c; BYTE $0x48 // movq 0x48(%rsp), %r10
+	WORD $0x8949; BYTE $0xd1 // movq %rdx, %r9
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x000000f8249c8b48 // movq 0xf8(%rsp), %rbx
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	WORD $0x894d; BYTE $0xec // movq %r13, %r12
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xe84f0f4c // cmovgq %rax, %r13
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xeb4f0f49 // cmovgq %r11, %rbp
+	LONG $0x0e180f41 // prefetcht0 (%r14)
+	LONG $0x487d5262; WORD $0x0218 // vbroadcastss (%r10), %zmm8
+	LONG $0x487c5162; WORD $0x1110 // vmovups (%r9), %zmm10
+	LONG $0x487c5162; WORD $0x5910; BYTE $0x01 // vmovups 0x40(%r9), %zmm11
+	LONG $0x487c5162; WORD $0x4910; BYTE $0x02 // vmovups 0x80(%r9), %zmm9
+	LONG $0x487d5262; WORD $0x6218; BYTE $0x01 // vbroadcastss 0x4(%r10), %zmm12
 	LONG $0x483ed262; WORD $0xfa52 // vdpbf16ps %zmm10, %zmm8, %zmm7
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm8
-	LONG $0x487d7262; WORD $0x6318; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm12
-	LONG $0x483ed262; WORD $0xf252 // vdpbf16ps %zmm10, %zmm8, %zmm6
-	LONG $0x481ed262; WORD $0xea52 // vdpbf16ps %zmm10, %zmm12, %zmm5
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm8
+	LONG $0x481ed262; WORD $0xf252 // vdpbf16ps %zmm10, %zmm12, %zmm6
+	LONG $0x487d5262; WORD $0x4218; BYTE $0x02 // vbroadcastss 0x8(%r10), %zmm8
+	LONG $0x483ed262; WORD $0xea52 // vdpbf16ps %zmm10, %zmm8, %zmm5
+	LONG $0x487d5262; WORD $0x4218; BYTE $0x03 // vbroadcastss 0xc(%r10), %zmm8
 	LONG $0x483ed262; WORD $0xe252 // vdpbf16ps %zmm10, %zmm8, %zmm4
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x04 // vbroadcastss 0x10(%rbx), %zmm8
+	LONG $0x487d5262; WORD $0x4218; BYTE $0x04 // vbroadcastss 0x10(%r10), %zmm8
+	LONG $0x487d5262; WORD $0x6218; BYTE $0x05 // vbroadcastss 0x14(%r10), %zmm12
 	LONG $0x483ed262; WORD $0xda52 // vdpbf16ps %zmm10, %zmm8, %zmm3
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x05 // vbroadcastss 0x14(%rbx), %zmm8
-	LONG $0x487d7262; WORD $0x6318; BYTE $0x06 // vbroadcastss 0x18(%rbx), %zmm12
-	LONG $0x483ed262; WORD $0xd252 // vdpbf16ps %zmm10, %zmm8, %zmm2
+	LONG $0x481ed262; WORD $0xd252 // vdpbf16ps %zmm10, %zmm12, %zmm2
+	LONG $0x487d5262; WORD $0x6218; BYTE $0x06 // vbroadcastss 0x18(%r10), %zmm12
+	LONG $0x487c5162; WORD $0x4110; BYTE $0x03 // vmovups 0xc0(%r9), %zmm8
 	LONG $0x481ed262; WORD $0xca52 // vdpbf16ps %zmm10, %zmm12, %zmm1
-	LONG $0x487d7262; WORD $0x6318; BYTE $0x07 // vbroadcastss 0x1c(%rbx), %zmm12
-	LONG $0x487c5162; WORD $0x4210; BYTE $0x03 // vmovups 0xc0(%r10), %zmm8
+	LONG $0x487d5262; WORD $0x6218; BYTE $0x07 // vbroadcastss 0x1c(%r10), %zmm12
 	LONG $0x481ed262; WORD $0xc252 // vdpbf16ps %zmm10, %zmm12, %zmm0
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x08 // vbroadcastss 0x20(%rbx), %zmm10
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x08 // vbroadcastss 0x20(%r10), %zmm10
 	LONG $0x482ed262; WORD $0xfb52 // vdpbf16ps %zmm11, %zmm10, %zmm7
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x09 // vbroadcastss 0x24(%rbx), %zmm10
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x09 // vbroadcastss 0x24(%r10), %zmm10
+	LONG $0x487d5262; WORD $0x6218; BYTE $0x0a // vbroadcastss 0x28(%r10), %zmm12
 	LONG $0x482ed262; WORD $0xf352 // vdpbf16ps %zmm11, %zmm10, %zmm6
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0a // vbroadcastss 0x28(%rbx), %zmm10
-	LONG $0x487d7262; WORD $0x6318; BYTE $0x0b // vbroadcastss 0x2c(%rbx), %zmm12
-	LONG $0x482ed262; WORD $0xeb52 // vdpbf16ps %zmm11, %zmm10, %zmm5
-	LONG $0x481ed262; WORD $0xe352 // vdpbf16ps %zmm11, %zmm12, %zmm4
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0c // vbroadcastss 0x30(%rbx), %zmm10
+	LONG $0x481ed262; WORD $0xeb52 // vdpbf16ps %zmm11, %zmm12, %zmm5
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x0b // vbroadcastss 0x2c(%r10), %zmm10
+	LONG $0x482ed262; WORD $0xe352 // vdpbf16ps %zmm11, %zmm10, %zmm4
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x0c // vbroadcastss 0x30(%r10), %zmm10
 	LONG $0x482ed262; WORD $0xdb52 // vdpbf16ps %zmm11, %zmm10, %zmm3
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0d // vbroadcastss 0x34(%rbx), %zmm10
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x0d // vbroadcastss 0x34(%r10), %zmm10
+	LONG $0x487d5262; WORD $0x6218; BYTE $0x0e // vbroadcastss 0x38(%r10), %zmm12
 	LONG $0x482ed262; WORD $0xd352 // vdpbf16ps %zmm11, %zmm10, %zmm2
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0e // vbroadcastss 0x38(%rbx), %zmm10
-	LONG $0x487d7262; WORD $0x6318; BYTE $0x0f // vbroadcastss 0x3c(%rbx), %zmm12
-	LONG $0x482ed262; WORD $0xcb52 // vdpbf16ps %zmm11, %zmm10, %zmm1
-	LONG $0x481ed262; WORD $0xc352 // vdpbf16ps %zmm11, %zmm12, %zmm0
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x10 // vbroadcastss 0x40(%rbx), %zmm10
+	LONG $0x481ed262; WORD $0xcb52 // vdpbf16ps %zmm11, %zmm12, %zmm1
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x0f // vbroadcastss 0x3c(%r10), %zmm10
+	LONG $0x482ed262; WORD $0xc352 // vdpbf16ps %zmm11, %zmm10, %zmm0
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x10 // vbroadcastss 0x40(%r10), %zmm10
 	LONG $0x482ed262; WORD $0xf952 // vdpbf16ps %zmm9, %zmm10, %zmm7
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x11 // vbroadcastss 0x44(%rbx), %zmm10
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x11 // vbroadcastss 0x44(%r10), %zmm10
+	LONG $0x487d5262; WORD $0x5a18; BYTE $0x12 // vbroadcastss 0x48(%r10), %zmm11
 	LONG $0x482ed262; WORD $0xf152 // vdpbf16ps %zmm9, %zmm10, %zmm6
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x12 // vbroadcastss 0x48(%rbx), %zmm10
-	LONG $0x487d7262; WORD $0x5b18; BYTE $0x13 // vbroadcastss 0x4c(%rbx), %zmm11
-	LONG $0x482ed262; WORD $0xe952 // vdpbf16ps %zmm9, %zmm10, %zmm5
-	LONG $0x4826d262; WORD $0xe152 // vdpbf16ps %zmm9, %zmm11, %zmm4
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x14 // vbroadcastss 0x50(%rbx), %zmm10
+	LONG $0x4826d262; WORD $0xe952 // vdpbf16ps %zmm9, %zmm11, %zmm5
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x13 // vbroadcastss 0x4c(%r10), %zmm10
+	LONG $0x482ed262; WORD $0xe152 // vdpbf16ps %zmm9, %zmm10, %zmm4
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x14 // vbroadcastss 0x50(%r10), %zmm10
 	LONG $0x482ed262; WORD $0xd952 // vdpbf16ps %zmm9, %zmm10, %zmm3
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x15 // vbroadcastss 0x54(%rbx), %zmm10
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x15 // vbroadcastss 0x54(%r10), %zmm10
+	LONG $0x487d5262; WORD $0x5a18; BYTE $0x16 // vbroadcastss 0x58(%r10), %zmm11
 	LONG $0x482ed262; WORD $0xd152 // vdpbf16ps %zmm9, %zmm10, %zmm2
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x16 // vbroadcastss 0x58(%rbx), %zmm10
-	LONG $0x487d7262; WORD $0x5b18; BYTE $0x17 // vbroadcastss 0x5c(%rbx), %zmm11
-	LONG $0x482ed262; WORD $0xc952 // vdpbf16ps %zmm9, %zmm10, %zmm1
-	LONG $0x4826d262; WORD $0xc152 // vdpbf16ps %zmm9, %zmm11, %zmm0
-	LONG $0x487d7262; WORD $0x4b18; BYTE $0x18 // vbroadcastss 0x60(%rbx), %zmm9
+	LONG $0x4826d262; WORD $0xc952 // vdpbf16ps %zmm9, %zmm11, %zmm1
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x17 // vbroadcastss 0x5c(%r10), %zmm10
+	LONG $0x482ed262; WORD $0xc152 // vdpbf16ps %zmm9, %zmm10, %zmm0
+	LONG $0x487d5262; WORD $0x4a18; BYTE $0x18 // vbroadcastss 0x60(%r10), %zmm9
 	LONG $0x4836d262; WORD $0xf852 // vdpbf16ps %zmm8, %zmm9, %zmm7
-	LONG $0x487d7262; WORD $0x4b18; BYTE $0x19 // vbroadcastss 0x64(%rbx), %zmm9
-	LONG $0x4836d262; WORD $0xf052 // vdpbf16ps %zmm8, %zmm9, %zmm6
-	LONG $0x487d7262; WORD $0x4b18; BYTE $0x1a // vbroadcastss 0x68(%rbx), %zmm9
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x1b // vbroadcastss 0x6c(%rbx), %zmm10
-	LONG $0x4836d262; WORD $0xe852 // vdpbf16ps %zmm8, %zmm9, %zmm5
-	LONG $0x482ed262; WORD $0xe052 // vdpbf16ps %zmm8, %zmm10, %zmm4
-	LONG $0x487d7262; WORD $0x4b18; BYTE $0x1c // vbroadcastss 0x70(%rbx), %zmm9
-	LONG $0x4836d262; WORD $0xd852 // vdpbf16ps %zmm8, %zmm9, %zmm3
-	LONG $0x487d7262; WORD $0x4b18; BYTE $0x1d // vbroadcastss 0x74(%rbx), %zmm9
-	LONG $0x4836d262; WORD $0xd052 // vdpbf16ps %zmm8, %zmm9, %zmm2
-	LONG $0x487d7262; WORD $0x4b18; BYTE $0x1e // vbroadcastss 0x78(%rbx), %zmm9
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x1f // vbroadcastss 0x7c(%rbx), %zmm10
-	LONG $0x4836d262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm9, %zmm1
-	LONG $0x482ed262; WORD $0xc052 // vdpbf16ps %zmm8, %zmm10, %zmm0
-	LONG $0x80eb8348 // subq $-0x80, %rbx
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0x246c8d49; BYTE $0xfc // leaq -0x4(%r12), %rbp
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x07fc8349 // cmpq $0x7, %r12
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	LONG $0xfe23870f; WORD $0xffff // ja 0x680 <k_mul_panels_pairs+0x680>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x1bc48e0f; WORD $0x0000 // jle 0x242a <k_mul_panels_pairs+0x242a>
-	WORD $0xff48; BYTE $0xc5 // incq %rbp
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x487c5162; WORD $0x0410; BYTE $0x4a // vmovups (%r10,%rcx,2), %zmm8
-	LONG $0x487d7262; WORD $0x0c18; BYTE $0x0b // vbroadcastss (%rbx,%rcx), %zmm9
-	LONG $0x4836d262; WORD $0xf852 // vdpbf16ps %zmm8, %zmm9, %zmm7
-	QUAD $0x010b4c18487d7262 // vbroadcastss 0x4(%rbx,%rcx), %zmm9
-	QUAD $0x020b5418487d7262 // vbroadcastss 0x8(%rbx,%rcx), %zmm10
+	LONG $0x487d5262; WORD $0x4a18; BYTE $0x19 // vbroadcastss 0x64(%r10), %zmm9
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x1a // vbroadcastss 0x68(%r10), %zmm10
 	LONG $0x4836d262; WORD $0xf052 // vdpbf16ps %zmm8, %zmm9, %zmm6
 	LONG $0x482ed262; WORD $0xe852 // vdpbf16ps %zmm8, %zmm10, %zmm5
-	QUAD $0x030b4c18487d7262 // vbroadcastss 0xc(%rbx,%rcx), %zmm9
+	LONG $0x487d5262; WORD $0x4a18; BYTE $0x1b // vbroadcastss 0x6c(%r10), %zmm9
 	LONG $0x4836d262; WORD $0xe052 // vdpbf16ps %zmm8, %zmm9, %zmm4
-	QUAD $0x040b4c18487d7262 // vbroadcastss 0x10(%rbx,%rcx), %zmm9
+	LONG $0x487d5262; WORD $0x4a18; BYTE $0x1c // vbroadcastss 0x70(%r10), %zmm9
 	LONG $0x4836d262; WORD $0xd852 // vdpbf16ps %zmm8, %zmm9, %zmm3
-	QUAD $0x050b4c18487d7262 // vbroadcastss 0x14(%rbx,%rcx), %zmm9
-	QUAD $0x060b5418487d7262 // vbroadcastss 0x18(%rbx,%rcx), %zmm10
+	LONG $0x487d5262; WORD $0x4a18; BYTE $0x1d // vbroadcastss 0x74(%r10), %zmm9
+	LONG $0x487d5262; WORD $0x5218; BYTE $0x1e // vbroadcastss 0x78(%r10), %zmm10
 	LONG $0x4836d262; WORD $0xd052 // vdpbf16ps %zmm8, %zmm9, %zmm2
 	LONG $0x482ed262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm10, %zmm1
-	QUAD $0x070b4c18487d7262 // vbroadcastss 0x1c(%rbx,%rcx), %zmm9
+	LONG $0x487d5262; WORD $0x4a18; BYTE $0x1f // vbroadcastss 0x7c(%r10), %zmm9
 	LONG $0x4836d262; WORD $0xc052 // vdpbf16ps %zmm8, %zmm9, %zmm0
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0xff48; BYTE $0xcd // decq %rbp
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xff79870f; WORD $0xffff // ja 0x870 <k_mul_panels_pairs+0x870>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x1b38840f; WORD $0x0000 // je 0x2439 <k_mul_panels_pairs+0x2439>
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	LONG $0x246c8d4d; BYTE $0xfc // leaq -0x4(%r12), %r13
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xfdfe870f; WORD $0xffff // ja 0xa90 <k_mul_panels_pairs+0xa90>
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x01068e0f; WORD $0x0000 // jle 0xdab <k_mul_panels_pairs+0xdab>
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0xc031 // xorl %eax, %eax
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x41 // vmovups (%r9,%rax,2), %zmm8
+	LONG $0x487d5262; WORD $0x0c18; BYTE $0x02 // vbroadcastss (%r10,%rax), %zmm9
+	LONG $0x4836d262; WORD $0xf852 // vdpbf16ps %zmm8, %zmm9, %zmm7
+	QUAD $0x01024c18487d5262 // vbroadcastss 0x4(%r10,%rax), %zmm9
+	QUAD $0x02025418487d5262 // vbroadcastss 0x8(%r10,%rax), %zmm10
+	LONG $0x4836d262; WORD $0xf052 // vdpbf16ps %zmm8, %zmm9, %zmm6
+	LONG $0x482ed262; WORD $0xe852 // vdpbf16ps %zmm8, %zmm10, %zmm5
+	QUAD $0x03024c18487d5262 // vbroadcastss 0xc(%r10,%rax), %zmm9
+	LONG $0x4836d262; WORD $0xe052 // vdpbf16ps %zmm8, %zmm9, %zmm4
+	QUAD $0x04024c18487d5262 // vbroadcastss 0x10(%r10,%rax), %zmm9
+	LONG $0x4836d262; WORD $0xd852 // vdpbf16ps %zmm8, %zmm9, %zmm3
+	QUAD $0x05024c18487d5262 // vbroadcastss 0x14(%r10,%rax), %zmm9
+	QUAD $0x06025418487d5262 // vbroadcastss 0x18(%r10,%rax), %zmm10
+	LONG $0x4836d262; WORD $0xd052 // vdpbf16ps %zmm8, %zmm9, %zmm2
+	LONG $0x482ed262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm10, %zmm1
+	QUAD $0x07024c18487d5262 // vbroadcastss 0x1c(%r10,%rax), %zmm9
+	LONG $0x4836d262; WORD $0xc052 // vdpbf16ps %zmm8, %zmm9, %zmm0
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xff79870f; WORD $0xffff // ja 0xcc0 <k_mul_panels_pairs+0xcc0>
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x7674 // je 0xdc8 <k_mul_panels_pairs+0xdc8>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x24fb850f; WORD $0x0000 // jne 0x3265 <k_mul_panels_pairs+0x3265>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4844f162; WORD $0x3858 // vaddps (%rax), %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm6, %zmm6
+	LONG $0x4854f162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%rax), %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%rax), %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%rax), %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%rax), %zmm0, %zmm0
+	LONG $0x0024bae9; BYTE $0x00 // jmp 0x3265 <k_mul_panels_pairs+0x3265>
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x8a75 // jne 0xd52 <k_mul_panels_pairs+0xd52>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x247f8e0f; WORD $0x0000 // jle 0x3265 <k_mul_panels_pairs+0x3265>
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x23a38c0f; WORD $0x0000 // jl 0x3199 <k_mul_panels_pairs+0x3199>
+	LONG $0x4844f162; WORD $0x3e58 // vaddps (%rsi), %zmm7, %zmm7
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x245f840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x484cf162; WORD $0x3458; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm6, %zmm6
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x2449840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	LONG $0x4854f162; WORD $0x2c58; BYTE $0xc6 // vaddps (%rsi,%rax,8), %zmm5, %zmm5
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x2438840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x23af8c0f; WORD $0x0000 // jl 0x31ee <k_mul_panels_pairs+0x31ee>
+	LONG $0x485cf162; WORD $0x2058 // vaddps (%rax), %zmm4, %zmm4
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x2416840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0x06 // vaddps (%rsi,%rax), %zmm3, %zmm3
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x23fd840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x486cf162; WORD $0x1458; BYTE $0x06 // vaddps (%rsi,%rax), %zmm2, %zmm2
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x23e4840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x23ab8c0f; WORD $0x0000 // jl 0x3241 <k_mul_panels_pairs+0x3241>
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x23bf840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x487c7162; WORD $0x0410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm8
+	LONG $0x0023a8e9; BYTE $0x00 // jmp 0x325f <k_mul_panels_pairs+0x325f>
+	WORD $0x8844; BYTE $0xd0 // movb %r10b, %al
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x2454234c; BYTE $0x60 // andq 0x60(%rsp), %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x02f98349 // cmpq $0x2, %r9
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x21ed850f; WORD $0x0000 // jne 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x4844d162; WORD $0x3858 // vaddps (%r8), %zmm7, %zmm7
-	LONG $0x484cd162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%r8), %zmm6, %zmm6
-	LONG $0x4854d162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%r8), %zmm5, %zmm5
-	LONG $0x485cd162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm4, %zmm4
-	LONG $0x4864d162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%r8), %zmm3, %zmm3
-	LONG $0x486cd162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%r8), %zmm2, %zmm2
-	LONG $0x4874d162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%r8), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm0, %zmm0
-	LONG $0x0021b1e9; BYTE $0x00 // jmp 0x2afd <k_mul_panels_pairs+0x2afd>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xc29e0f41 // setle %r10b
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x950f; BYTE $0xc3 // setne %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	WORD $0x3275 // jne 0x992 <k_mul_panels_pairs+0x992>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	WORD $0x2974 // je 0x992 <k_mul_panels_pairs+0x992>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x96 // prefetcht0 (%rsi,%r10,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x1a74 // je 0x992 <k_mul_panels_pairs+0x992>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x0a74 // je 0x992 <k_mul_panels_pairs+0x992>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x0774 // je 0x99f <k_mul_panels_pairs+0x99f>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x1975 // jne 0x9b8 <k_mul_panels_pairs+0x9b8>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
-	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
-	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
+	LONG $0xc3940f41 // sete %r11b
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x74440f4c; WORD $0x1824 // cmoveq 0x18(%rsp), %r14
+	LONG $0x06e3c141 // shll $0x6, %r11d
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0xf8440f4d // cmoveq %r8, %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
 	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x011a8c0f; WORD $0x0000 // jl 0xafc <k_mul_panels_pairs+0xafc>
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	BYTE $0x90 // nop
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x487df262; WORD $0x2318 // vbroadcastss (%rbx), %zmm4
-	LONG $0x487cd162; WORD $0x2a10 // vmovups (%r10), %zmm5
-	LONG $0x487cd162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%r10), %zmm6
-	LONG $0x487cd162; WORD $0x7a10; BYTE $0x02 // vmovups 0x80(%r10), %zmm7
+	LONG $0x016d8c0f; WORD $0x0000 // jl 0x1082 <k_mul_panels_pairs+0x1082>
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xe24f0f4d // cmovgq %r10, %r12
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xeb4f0f49 // cmovgq %r11, %rbp
+	LONG $0x0e180f41 // prefetcht0 (%r14)
+	LONG $0x487dd262; WORD $0x2118 // vbroadcastss (%r9), %zmm4
+	LONG $0x487cf162; WORD $0x2810 // vmovups (%rax), %zmm5
+	LONG $0x487cf162; WORD $0x7010; BYTE $0x01 // vmovups 0x40(%rax), %zmm6
+	LONG $0x487cf162; WORD $0x7810; BYTE $0x02 // vmovups 0x80(%rax), %zmm7
+	LONG $0x487d5262; WORD $0x4118; BYTE $0x01 // vbroadcastss 0x4(%r9), %zmm8
 	LONG $0x485ef262; WORD $0xdd52 // vdpbf16ps %zmm5, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm4
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm8
-	LONG $0x485ef262; WORD $0xd552 // vdpbf16ps %zmm5, %zmm4, %zmm2
-	LONG $0x483ef262; WORD $0xcd52 // vdpbf16ps %zmm5, %zmm8, %zmm1
-	LONG $0x487df262; WORD $0x6318; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm4
-	LONG $0x487c5162; WORD $0x4210; BYTE $0x03 // vmovups 0xc0(%r10), %zmm8
+	LONG $0x483ef262; WORD $0xd552 // vdpbf16ps %zmm5, %zmm8, %zmm2
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x02 // vbroadcastss 0x8(%r9), %zmm4
+	LONG $0x487c7162; WORD $0x4010; BYTE $0x03 // vmovups 0xc0(%rax), %zmm8
+	LONG $0x485ef262; WORD $0xcd52 // vdpbf16ps %zmm5, %zmm4, %zmm1
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x03 // vbroadcastss 0xc(%r9), %zmm4
 	LONG $0x485ef262; WORD $0xc552 // vdpbf16ps %zmm5, %zmm4, %zmm0
-	LONG $0x487df262; WORD $0x6318; BYTE $0x04 // vbroadcastss 0x10(%rbx), %zmm4
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x04 // vbroadcastss 0x10(%r9), %zmm4
 	LONG $0x485ef262; WORD $0xde52 // vdpbf16ps %zmm6, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6318; BYTE $0x05 // vbroadcastss 0x14(%rbx), %zmm4
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x05 // vbroadcastss 0x14(%r9), %zmm4
+	LONG $0x487dd262; WORD $0x6918; BYTE $0x06 // vbroadcastss 0x18(%r9), %zmm5
 	LONG $0x485ef262; WORD $0xd652 // vdpbf16ps %zmm6, %zmm4, %zmm2
-	LONG $0x487df262; WORD $0x6318; BYTE $0x06 // vbroadcastss 0x18(%rbx), %zmm4
-	LONG $0x487df262; WORD $0x6b18; BYTE $0x07 // vbroadcastss 0x1c(%rbx), %zmm5
-	LONG $0x485ef262; WORD $0xce52 // vdpbf16ps %zmm6, %zmm4, %zmm1
-	LONG $0x4856f262; WORD $0xc652 // vdpbf16ps %zmm6, %zmm5, %zmm0
-	LONG $0x487df262; WORD $0x6318; BYTE $0x08 // vbroadcastss 0x20(%rbx), %zmm4
+	LONG $0x4856f262; WORD $0xce52 // vdpbf16ps %zmm6, %zmm5, %zmm1
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x07 // vbroadcastss 0x1c(%r9), %zmm4
+	LONG $0x485ef262; WORD $0xc652 // vdpbf16ps %zmm6, %zmm4, %zmm0
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x08 // vbroadcastss 0x20(%r9), %zmm4
 	LONG $0x485ef262; WORD $0xdf52 // vdpbf16ps %zmm7, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6318; BYTE $0x09 // vbroadcastss 0x24(%rbx), %zmm4
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x09 // vbroadcastss 0x24(%r9), %zmm4
+	LONG $0x487dd262; WORD $0x6918; BYTE $0x0a // vbroadcastss 0x28(%r9), %zmm5
 	LONG $0x485ef262; WORD $0xd752 // vdpbf16ps %zmm7, %zmm4, %zmm2
-	LONG $0x487df262; WORD $0x6318; BYTE $0x0a // vbroadcastss 0x28(%rbx), %zmm4
-	LONG $0x487df262; WORD $0x6b18; BYTE $0x0b // vbroadcastss 0x2c(%rbx), %zmm5
-	LONG $0x485ef262; WORD $0xcf52 // vdpbf16ps %zmm7, %zmm4, %zmm1
-	LONG $0x4856f262; WORD $0xc752 // vdpbf16ps %zmm7, %zmm5, %zmm0
-	LONG $0x487df262; WORD $0x6318; BYTE $0x0c // vbroadcastss 0x30(%rbx), %zmm4
+	LONG $0x4856f262; WORD $0xcf52 // vdpbf16ps %zmm7, %zmm5, %zmm1
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x0b // vbroadcastss 0x2c(%r9), %zmm4
+	LONG $0x485ef262; WORD $0xc752 // vdpbf16ps %zmm7, %zmm4, %zmm0
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x0c // vbroadcastss 0x30(%r9), %zmm4
 	LONG $0x485ed262; WORD $0xd852 // vdpbf16ps %zmm8, %zmm4, %zmm3
-	LONG $0x487df262; WORD $0x6318; BYTE $0x0d // vbroadcastss 0x34(%rbx), %zmm4
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x0d // vbroadcastss 0x34(%r9), %zmm4
+	LONG $0x487dd262; WORD $0x6918; BYTE $0x0e // vbroadcastss 0x38(%r9), %zmm5
 	LONG $0x485ed262; WORD $0xd052 // vdpbf16ps %zmm8, %zmm4, %zmm2
-	LONG $0x487df262; WORD $0x6318; BYTE $0x0e // vbroadcastss 0x38(%rbx), %zmm4
-	LONG $0x487df262; WORD $0x6b18; BYTE $0x0f // vbroadcastss 0x3c(%rbx), %zmm5
-	LONG $0x485ed262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm4, %zmm1
-	LONG $0x4856d262; WORD $0xc052 // vdpbf16ps %zmm8, %zmm5, %zmm0
-	LONG $0x40c38348 // addq $0x40, %rbx
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0xfef4870f; WORD $0xffff // ja 0x9f0 <k_mul_panels_pairs+0x9f0>
+	LONG $0x4856d262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm5, %zmm1
+	LONG $0x487dd262; WORD $0x6118; BYTE $0x0f // vbroadcastss 0x3c(%r9), %zmm4
+	LONG $0x485ed262; WORD $0xc052 // vdpbf16ps %zmm8, %zmm4, %zmm0
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x01000548; WORD $0x0000 // addq $0x100, %rax # imm = 0x100
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	LONG $0xfc658d4d // leaq -0x4(%r13), %r12
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x07fd8349 // cmpq $0x7, %r13
+	LONG $0xfed0870f; WORD $0xffff // ja 0xf40 <k_mul_panels_pairs+0xf40>
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x1a128e0f; WORD $0x0000 // jle 0x2517 <k_mul_panels_pairs+0x2517>
+	LONG $0x00b38e0f; WORD $0x0000 // jle 0x113e <k_mul_panels_pairs+0x113e>
 	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	BYTE $0x90 // nop
-	LONG $0x487cd162; WORD $0x2410; BYTE $0x8a // vmovups (%r10,%rcx,4), %zmm4
-	LONG $0x487df262; WORD $0x2c18; BYTE $0x0b // vbroadcastss (%rbx,%rcx), %zmm5
+	WORD $0xf631 // xorl %esi, %esi
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487cf162; WORD $0x2410; BYTE $0xb0 // vmovups (%rax,%rsi,4), %zmm4
+	LONG $0x487dd262; WORD $0x2c18; BYTE $0x31 // vbroadcastss (%r9,%rsi), %zmm5
 	LONG $0x4856f262; WORD $0xdc52 // vdpbf16ps %zmm4, %zmm5, %zmm3
-	QUAD $0x010b6c18487df262 // vbroadcastss 0x4(%rbx,%rcx), %zmm5
-	QUAD $0x020b7418487df262 // vbroadcastss 0x8(%rbx,%rcx), %zmm6
+	QUAD $0x01316c18487dd262 // vbroadcastss 0x4(%r9,%rsi), %zmm5
+	QUAD $0x02317418487dd262 // vbroadcastss 0x8(%r9,%rsi), %zmm6
 	LONG $0x4856f262; WORD $0xd452 // vdpbf16ps %zmm4, %zmm5, %zmm2
 	LONG $0x484ef262; WORD $0xcc52 // vdpbf16ps %zmm4, %zmm6, %zmm1
-	QUAD $0x030b6c18487df262 // vbroadcastss 0xc(%rbx,%rcx), %zmm5
+	QUAD $0x03316c18487dd262 // vbroadcastss 0xc(%r9,%rsi), %zmm5
 	LONG $0x4856f262; WORD $0xc452 // vdpbf16ps %zmm4, %zmm5, %zmm0
-	LONG $0x10c18348 // addq $0x10, %rcx
+	LONG $0x10c68348 // addq $0x10, %rsi
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0xb577 // ja 0xb10 <k_mul_panels_pairs+0xb10>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x19c1840f; WORD $0x0000 // je 0x2526 <k_mul_panels_pairs+0x2526>
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x2170850f; WORD $0x0000 // jne 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	LONG $0x4864d162; WORD $0x1858 // vaddps (%r8), %zmm3, %zmm3
-	LONG $0x486cd162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%r8), %zmm2, %zmm2
-	LONG $0x4874d162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%r8), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm0, %zmm0
-	LONG $0x002150e9; BYTE $0x00 // jmp 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xc29e0f41 // setle %r10b
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x950f; BYTE $0xc3 // setne %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	LONG $0x00be850f; WORD $0x0000 // jne 0xc6a <k_mul_panels_pairs+0xc6a>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x00b1840f; WORD $0x0000 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x96 // prefetcht0 (%rsi,%r10,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x009e840f; WORD $0x0000 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x008a840f; WORD $0x0000 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	WORD $0x7a74 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x40 // movq 0x40(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	WORD $0x6a74 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x38 // movq 0x38(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	WORD $0x5a74 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x30 // movq 0x30(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x4a74 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x28 // movq 0x28(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	WORD $0x3a74 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x70 // movq 0x70(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x09fd8348 // cmpq $0x9, %rbp
-	WORD $0x2a74 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x68 // movq 0x68(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x0afd8348 // cmpq $0xa, %rbp
-	WORD $0x1a74 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x60 // movq 0x60(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x0bfd8348 // cmpq $0xb, %rbp
-	WORD $0x0a74 // je 0xc6a <k_mul_panels_pairs+0xc6a>
-	LONG $0x24548b4c; BYTE $0x58 // movq 0x58(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x0774 // je 0xc77 <k_mul_panels_pairs+0xc77>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x5975 // jne 0xcd0 <k_mul_panels_pairs+0xcd0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
-	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
-	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
-	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
-	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
-	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
-	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
-	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
-	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
-	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
-	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
+	WORD $0xb577 // ja 0x10b0 <k_mul_panels_pairs+0x10b0>
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0x5574 // je 0x115b <k_mul_panels_pairs+0x115b>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x2356850f; WORD $0x0000 // jne 0x346f <k_mul_panels_pairs+0x346f>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4864f162; WORD $0x1858 // vaddps (%rax), %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm0, %zmm0
+	LONG $0x002331e9; BYTE $0x00 // jmp 0x346f <k_mul_panels_pairs+0x346f>
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	WORD $0xab75 // jne 0x1106 <k_mul_panels_pairs+0x1106>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x22fb8e0f; WORD $0x0000 // jle 0x346f <k_mul_panels_pairs+0x346f>
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x22928c0f; WORD $0x0000 // jl 0x3416 <k_mul_panels_pairs+0x3416>
+	LONG $0x4864f162; WORD $0x1e58 // vaddps (%rsi), %zmm3, %zmm3
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x22db840f; WORD $0x0000 // je 0x346f <k_mul_panels_pairs+0x346f>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x486cf162; WORD $0x1458; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm2, %zmm2
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x22c5840f; WORD $0x0000 // je 0x346f <k_mul_panels_pairs+0x346f>
+	LONG $0x4874f162; WORD $0x0c58; BYTE $0xc6 // vaddps (%rsi,%rax,8), %zmm1, %zmm1
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x22b4840f; WORD $0x0000 // je 0x346f <k_mul_panels_pairs+0x346f>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x22968e0f; WORD $0x0000 // jle 0x3463 <k_mul_panels_pairs+0x3463>
+	LONG $0x487cf162; WORD $0x2010 // vmovups (%rax), %zmm4
+	LONG $0x002291e9; BYTE $0x00 // jmp 0x3469 <k_mul_panels_pairs+0x3469>
+	WORD $0x8844; BYTE $0xc8 // movb %r9b, %al
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x2474234c; BYTE $0x60 // andq 0x60(%rsp), %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	LONG $0xc7940f41 // sete %r15b
+	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
+	LONG $0x4c440f4c; WORD $0x1824 // cmoveq 0x18(%rsp), %r9
+	LONG $0x06e7c141 // shll $0x6, %r15d
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0xe0440f4d // cmoveq %r8, %r12
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -681,294 +935,491 @@ TEXT ·pairsAVX512BF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x573041c4; BYTE $0xc9 // vxorps %xmm9, %xmm9, %xmm9
 	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
 	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	LONG $0x02c28c0f; WORD $0x0000 // jl 0xfe0 <k_mul_panels_pairs+0xfe0>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x00 // vbroadcastss (%rbp), %zmm12
-	LONG $0x487c5162; WORD $0x3a10 // vmovups (%r10), %zmm15
-	LONG $0x487c5162; WORD $0x7210; BYTE $0x01 // vmovups 0x40(%r10), %zmm14
-	LONG $0x487c5162; WORD $0x6a10; BYTE $0x02 // vmovups 0x80(%r10), %zmm13
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x03088c0f; WORD $0x0000 // jl 0x155f <k_mul_panels_pairs+0x155f>
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x000000f0249c8b48 // movq 0xf0(%rsp), %rbx
+	QUAD $0x0f2e666666666666; LONG $0x0000841f; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894c; BYTE $0xe8 // movq %r13, %rax
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xee4f0f4d // cmovgq %r14, %r13
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xef4f0f49 // cmovgq %r15, %rbp
+	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x487d5262; WORD $0x2318 // vbroadcastss (%r11), %zmm12
+	LONG $0x487c7162; WORD $0x3f10 // vmovups (%rdi), %zmm15
+	LONG $0x487c7162; WORD $0x7710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm14
+	LONG $0x487c7162; WORD $0x6f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm13
+	LONG $0x487dc262; WORD $0x4318; BYTE $0x01 // vbroadcastss 0x4(%r11), %zmm16
 	LONG $0x481e5262; WORD $0xdf52 // vdpbf16ps %zmm15, %zmm12, %zmm11
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x01 // vbroadcastss 0x4(%rbp), %zmm12
-	LONG $0x487de262; WORD $0x4518; BYTE $0x02 // vbroadcastss 0x8(%rbp), %zmm16
-	LONG $0x481e5262; WORD $0xd752 // vdpbf16ps %zmm15, %zmm12, %zmm10
-	LONG $0x407e5262; WORD $0xcf52 // vdpbf16ps %zmm15, %zmm16, %zmm9
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x03 // vbroadcastss 0xc(%rbp), %zmm12
+	LONG $0x407e5262; WORD $0xd752 // vdpbf16ps %zmm15, %zmm16, %zmm10
+	LONG $0x487d5262; WORD $0x6318; BYTE $0x02 // vbroadcastss 0x8(%r11), %zmm12
+	LONG $0x481e5262; WORD $0xcf52 // vdpbf16ps %zmm15, %zmm12, %zmm9
+	LONG $0x487d5262; WORD $0x6318; BYTE $0x03 // vbroadcastss 0xc(%r11), %zmm12
 	LONG $0x481e5262; WORD $0xc752 // vdpbf16ps %zmm15, %zmm12, %zmm8
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x04 // vbroadcastss 0x10(%rbp), %zmm12
+	LONG $0x487d5262; WORD $0x6318; BYTE $0x04 // vbroadcastss 0x10(%r11), %zmm12
+	LONG $0x487dc262; WORD $0x4318; BYTE $0x05 // vbroadcastss 0x14(%r11), %zmm16
 	LONG $0x481ed262; WORD $0xff52 // vdpbf16ps %zmm15, %zmm12, %zmm7
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x05 // vbroadcastss 0x14(%rbp), %zmm12
-	LONG $0x487de262; WORD $0x4518; BYTE $0x06 // vbroadcastss 0x18(%rbp), %zmm16
-	LONG $0x481ed262; WORD $0xf752 // vdpbf16ps %zmm15, %zmm12, %zmm6
-	LONG $0x407ed262; WORD $0xef52 // vdpbf16ps %zmm15, %zmm16, %zmm5
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x07 // vbroadcastss 0x1c(%rbp), %zmm12
+	LONG $0x407ed262; WORD $0xf752 // vdpbf16ps %zmm15, %zmm16, %zmm6
+	LONG $0x487d5262; WORD $0x6318; BYTE $0x06 // vbroadcastss 0x18(%r11), %zmm12
+	LONG $0x481ed262; WORD $0xef52 // vdpbf16ps %zmm15, %zmm12, %zmm5
+	LONG $0x487d5262; WORD $0x6318; BYTE $0x07 // vbroadcastss 0x1c(%r11), %zmm12
 	LONG $0x481ed262; WORD $0xe752 // vdpbf16ps %zmm15, %zmm12, %zmm4
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x08 // vbroadcastss 0x20(%rbp), %zmm12
+	LONG $0x487d5262; WORD $0x6318; BYTE $0x08 // vbroadcastss 0x20(%r11), %zmm12
+	LONG $0x487dc262; WORD $0x4318; BYTE $0x09 // vbroadcastss 0x24(%r11), %zmm16
 	LONG $0x481ed262; WORD $0xdf52 // vdpbf16ps %zmm15, %zmm12, %zmm3
-	LONG $0x487d7262; WORD $0x6518; BYTE $0x09 // vbroadcastss 0x24(%rbp), %zmm12
-	LONG $0x487de262; WORD $0x4518; BYTE $0x0a // vbroadcastss 0x28(%rbp), %zmm16
-	LONG $0x481ed262; WORD $0xd752 // vdpbf16ps %zmm15, %zmm12, %zmm2
+	LONG $0x407ed262; WORD $0xd752 // vdpbf16ps %zmm15, %zmm16, %zmm2
+	LONG $0x487dc262; WORD $0x4318; BYTE $0x0a // vbroadcastss 0x28(%r11), %zmm16
+	LONG $0x487c7162; WORD $0x6710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm12
 	LONG $0x407ed262; WORD $0xcf52 // vdpbf16ps %zmm15, %zmm16, %zmm1
-	LONG $0x487de262; WORD $0x4518; BYTE $0x0b // vbroadcastss 0x2c(%rbp), %zmm16
-	LONG $0x487c5162; WORD $0x6210; BYTE $0x03 // vmovups 0xc0(%r10), %zmm12
+	LONG $0x487dc262; WORD $0x4318; BYTE $0x0b // vbroadcastss 0x2c(%r11), %zmm16
 	LONG $0x407ed262; WORD $0xc752 // vdpbf16ps %zmm15, %zmm16, %zmm0
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x0c // vbroadcastss 0x30(%rbp), %zmm15
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x0c // vbroadcastss 0x30(%r11), %zmm15
 	LONG $0x48065262; WORD $0xde52 // vdpbf16ps %zmm14, %zmm15, %zmm11
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x0d // vbroadcastss 0x34(%rbp), %zmm15
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x0d // vbroadcastss 0x34(%r11), %zmm15
+	LONG $0x487dc262; WORD $0x4318; BYTE $0x0e // vbroadcastss 0x38(%r11), %zmm16
 	LONG $0x48065262; WORD $0xd652 // vdpbf16ps %zmm14, %zmm15, %zmm10
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x0e // vbroadcastss 0x38(%rbp), %zmm15
-	LONG $0x487de262; WORD $0x4518; BYTE $0x0f // vbroadcastss 0x3c(%rbp), %zmm16
-	LONG $0x48065262; WORD $0xce52 // vdpbf16ps %zmm14, %zmm15, %zmm9
-	LONG $0x407e5262; WORD $0xc652 // vdpbf16ps %zmm14, %zmm16, %zmm8
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x10 // vbroadcastss 0x40(%rbp), %zmm15
+	LONG $0x407e5262; WORD $0xce52 // vdpbf16ps %zmm14, %zmm16, %zmm9
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x0f // vbroadcastss 0x3c(%r11), %zmm15
+	LONG $0x48065262; WORD $0xc652 // vdpbf16ps %zmm14, %zmm15, %zmm8
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x10 // vbroadcastss 0x40(%r11), %zmm15
 	LONG $0x4806d262; WORD $0xfe52 // vdpbf16ps %zmm14, %zmm15, %zmm7
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x11 // vbroadcastss 0x44(%rbp), %zmm15
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x11 // vbroadcastss 0x44(%r11), %zmm15
+	LONG $0x487dc262; WORD $0x4318; BYTE $0x12 // vbroadcastss 0x48(%r11), %zmm16
 	LONG $0x4806d262; WORD $0xf652 // vdpbf16ps %zmm14, %zmm15, %zmm6
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x12 // vbroadcastss 0x48(%rbp), %zmm15
-	LONG $0x487de262; WORD $0x4518; BYTE $0x13 // vbroadcastss 0x4c(%rbp), %zmm16
-	LONG $0x4806d262; WORD $0xee52 // vdpbf16ps %zmm14, %zmm15, %zmm5
-	LONG $0x407ed262; WORD $0xe652 // vdpbf16ps %zmm14, %zmm16, %zmm4
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x14 // vbroadcastss 0x50(%rbp), %zmm15
+	LONG $0x407ed262; WORD $0xee52 // vdpbf16ps %zmm14, %zmm16, %zmm5
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x13 // vbroadcastss 0x4c(%r11), %zmm15
+	LONG $0x4806d262; WORD $0xe652 // vdpbf16ps %zmm14, %zmm15, %zmm4
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x14 // vbroadcastss 0x50(%r11), %zmm15
 	LONG $0x4806d262; WORD $0xde52 // vdpbf16ps %zmm14, %zmm15, %zmm3
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x15 // vbroadcastss 0x54(%rbp), %zmm15
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x15 // vbroadcastss 0x54(%r11), %zmm15
+	LONG $0x487dc262; WORD $0x4318; BYTE $0x16 // vbroadcastss 0x58(%r11), %zmm16
 	LONG $0x4806d262; WORD $0xd652 // vdpbf16ps %zmm14, %zmm15, %zmm2
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x16 // vbroadcastss 0x58(%rbp), %zmm15
-	LONG $0x487de262; WORD $0x4518; BYTE $0x17 // vbroadcastss 0x5c(%rbp), %zmm16
-	LONG $0x4806d262; WORD $0xce52 // vdpbf16ps %zmm14, %zmm15, %zmm1
-	LONG $0x407ed262; WORD $0xc652 // vdpbf16ps %zmm14, %zmm16, %zmm0
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x18 // vbroadcastss 0x60(%rbp), %zmm14
+	LONG $0x407ed262; WORD $0xce52 // vdpbf16ps %zmm14, %zmm16, %zmm1
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x17 // vbroadcastss 0x5c(%r11), %zmm15
+	LONG $0x4806d262; WORD $0xc652 // vdpbf16ps %zmm14, %zmm15, %zmm0
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x18 // vbroadcastss 0x60(%r11), %zmm14
 	LONG $0x480e5262; WORD $0xdd52 // vdpbf16ps %zmm13, %zmm14, %zmm11
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x19 // vbroadcastss 0x64(%rbp), %zmm14
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x19 // vbroadcastss 0x64(%r11), %zmm14
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x1a // vbroadcastss 0x68(%r11), %zmm15
 	LONG $0x480e5262; WORD $0xd552 // vdpbf16ps %zmm13, %zmm14, %zmm10
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x1a // vbroadcastss 0x68(%rbp), %zmm14
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x1b // vbroadcastss 0x6c(%rbp), %zmm15
-	LONG $0x480e5262; WORD $0xcd52 // vdpbf16ps %zmm13, %zmm14, %zmm9
-	LONG $0x48065262; WORD $0xc552 // vdpbf16ps %zmm13, %zmm15, %zmm8
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x1c // vbroadcastss 0x70(%rbp), %zmm14
+	LONG $0x48065262; WORD $0xcd52 // vdpbf16ps %zmm13, %zmm15, %zmm9
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x1b // vbroadcastss 0x6c(%r11), %zmm14
+	LONG $0x480e5262; WORD $0xc552 // vdpbf16ps %zmm13, %zmm14, %zmm8
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x1c // vbroadcastss 0x70(%r11), %zmm14
 	LONG $0x480ed262; WORD $0xfd52 // vdpbf16ps %zmm13, %zmm14, %zmm7
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x1d // vbroadcastss 0x74(%rbp), %zmm14
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x1d // vbroadcastss 0x74(%r11), %zmm14
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x1e // vbroadcastss 0x78(%r11), %zmm15
 	LONG $0x480ed262; WORD $0xf552 // vdpbf16ps %zmm13, %zmm14, %zmm6
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x1e // vbroadcastss 0x78(%rbp), %zmm14
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x1f // vbroadcastss 0x7c(%rbp), %zmm15
-	LONG $0x480ed262; WORD $0xed52 // vdpbf16ps %zmm13, %zmm14, %zmm5
-	LONG $0x4806d262; WORD $0xe552 // vdpbf16ps %zmm13, %zmm15, %zmm4
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x20 // vbroadcastss 0x80(%rbp), %zmm14
+	LONG $0x4806d262; WORD $0xed52 // vdpbf16ps %zmm13, %zmm15, %zmm5
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x1f // vbroadcastss 0x7c(%r11), %zmm14
+	LONG $0x480ed262; WORD $0xe552 // vdpbf16ps %zmm13, %zmm14, %zmm4
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x20 // vbroadcastss 0x80(%r11), %zmm14
 	LONG $0x480ed262; WORD $0xdd52 // vdpbf16ps %zmm13, %zmm14, %zmm3
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x21 // vbroadcastss 0x84(%rbp), %zmm14
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x21 // vbroadcastss 0x84(%r11), %zmm14
+	LONG $0x487d5262; WORD $0x7b18; BYTE $0x22 // vbroadcastss 0x88(%r11), %zmm15
 	LONG $0x480ed262; WORD $0xd552 // vdpbf16ps %zmm13, %zmm14, %zmm2
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x22 // vbroadcastss 0x88(%rbp), %zmm14
-	LONG $0x487d7262; WORD $0x7d18; BYTE $0x23 // vbroadcastss 0x8c(%rbp), %zmm15
-	LONG $0x480ed262; WORD $0xcd52 // vdpbf16ps %zmm13, %zmm14, %zmm1
-	LONG $0x4806d262; WORD $0xc552 // vdpbf16ps %zmm13, %zmm15, %zmm0
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x24 // vbroadcastss 0x90(%rbp), %zmm13
+	LONG $0x4806d262; WORD $0xcd52 // vdpbf16ps %zmm13, %zmm15, %zmm1
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x23 // vbroadcastss 0x8c(%r11), %zmm14
+	LONG $0x480ed262; WORD $0xc552 // vdpbf16ps %zmm13, %zmm14, %zmm0
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x24 // vbroadcastss 0x90(%r11), %zmm13
 	LONG $0x48165262; WORD $0xdc52 // vdpbf16ps %zmm12, %zmm13, %zmm11
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x25 // vbroadcastss 0x94(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x25 // vbroadcastss 0x94(%r11), %zmm13
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x26 // vbroadcastss 0x98(%r11), %zmm14
 	LONG $0x48165262; WORD $0xd452 // vdpbf16ps %zmm12, %zmm13, %zmm10
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x26 // vbroadcastss 0x98(%rbp), %zmm13
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x27 // vbroadcastss 0x9c(%rbp), %zmm14
-	LONG $0x48165262; WORD $0xcc52 // vdpbf16ps %zmm12, %zmm13, %zmm9
-	LONG $0x480e5262; WORD $0xc452 // vdpbf16ps %zmm12, %zmm14, %zmm8
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x28 // vbroadcastss 0xa0(%rbp), %zmm13
+	LONG $0x480e5262; WORD $0xcc52 // vdpbf16ps %zmm12, %zmm14, %zmm9
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x27 // vbroadcastss 0x9c(%r11), %zmm13
+	LONG $0x48165262; WORD $0xc452 // vdpbf16ps %zmm12, %zmm13, %zmm8
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x28 // vbroadcastss 0xa0(%r11), %zmm13
 	LONG $0x4816d262; WORD $0xfc52 // vdpbf16ps %zmm12, %zmm13, %zmm7
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x29 // vbroadcastss 0xa4(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x29 // vbroadcastss 0xa4(%r11), %zmm13
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x2a // vbroadcastss 0xa8(%r11), %zmm14
 	LONG $0x4816d262; WORD $0xf452 // vdpbf16ps %zmm12, %zmm13, %zmm6
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x2a // vbroadcastss 0xa8(%rbp), %zmm13
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x2b // vbroadcastss 0xac(%rbp), %zmm14
-	LONG $0x4816d262; WORD $0xec52 // vdpbf16ps %zmm12, %zmm13, %zmm5
-	LONG $0x480ed262; WORD $0xe452 // vdpbf16ps %zmm12, %zmm14, %zmm4
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x2c // vbroadcastss 0xb0(%rbp), %zmm13
+	LONG $0x480ed262; WORD $0xec52 // vdpbf16ps %zmm12, %zmm14, %zmm5
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x2b // vbroadcastss 0xac(%r11), %zmm13
+	LONG $0x4816d262; WORD $0xe452 // vdpbf16ps %zmm12, %zmm13, %zmm4
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x2c // vbroadcastss 0xb0(%r11), %zmm13
 	LONG $0x4816d262; WORD $0xdc52 // vdpbf16ps %zmm12, %zmm13, %zmm3
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x2d // vbroadcastss 0xb4(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x2d // vbroadcastss 0xb4(%r11), %zmm13
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x2e // vbroadcastss 0xb8(%r11), %zmm14
 	LONG $0x4816d262; WORD $0xd452 // vdpbf16ps %zmm12, %zmm13, %zmm2
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x2e // vbroadcastss 0xb8(%rbp), %zmm13
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x2f // vbroadcastss 0xbc(%rbp), %zmm14
-	LONG $0x4816d262; WORD $0xcc52 // vdpbf16ps %zmm12, %zmm13, %zmm1
-	LONG $0x480ed262; WORD $0xc452 // vdpbf16ps %zmm12, %zmm14, %zmm0
-	LONG $0xc0c58148; WORD $0x0000; BYTE $0x00 // addq $0xc0, %rbp
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0xfc638d4c // leaq -0x4(%rbx), %r12
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x07fb8348 // cmpq $0x7, %rbx
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0xfd50870f; WORD $0xffff // ja 0xd30 <k_mul_panels_pairs+0xd30>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x00be8e0f; WORD $0x0000 // jle 0x10a7 <k_mul_panels_pairs+0x10a7>
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	LONG $0x00401f0f // nopl (%rax)
-	LONG $0x487c5162; WORD $0x2210 // vmovups (%r10), %zmm12
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x00 // vbroadcastss (%rbp), %zmm13
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x01 // vbroadcastss 0x4(%rbp), %zmm14
+	LONG $0x480ed262; WORD $0xcc52 // vdpbf16ps %zmm12, %zmm14, %zmm1
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x2f // vbroadcastss 0xbc(%r11), %zmm13
+	LONG $0x4816d262; WORD $0xc452 // vdpbf16ps %zmm12, %zmm13, %zmm0
+	LONG $0xc0c38149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r11
+	LONG $0x00c78148; WORD $0x0001; BYTE $0x00 // addq $0x100, %rdi # imm = 0x100
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x0149; BYTE $0xe9 // addq %rbp, %r9
+	LONG $0xfc688d4c // leaq -0x4(%rax), %r13
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0xfd2b870f; WORD $0xffff // ja 0x1280 <k_mul_panels_pairs+0x1280>
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x03138e0f; WORD $0x0000 // jle 0x187b <k_mul_panels_pairs+0x187b>
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x9066 // nop
+	LONG $0x487c7162; WORD $0x2710 // vmovups (%rdi), %zmm12
+	LONG $0x487d5262; WORD $0x2b18 // vbroadcastss (%r11), %zmm13
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x01 // vbroadcastss 0x4(%r11), %zmm14
 	LONG $0x48165262; WORD $0xdc52 // vdpbf16ps %zmm12, %zmm13, %zmm11
 	LONG $0x480e5262; WORD $0xd452 // vdpbf16ps %zmm12, %zmm14, %zmm10
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x02 // vbroadcastss 0x8(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x02 // vbroadcastss 0x8(%r11), %zmm13
 	LONG $0x48165262; WORD $0xcc52 // vdpbf16ps %zmm12, %zmm13, %zmm9
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x03 // vbroadcastss 0xc(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x03 // vbroadcastss 0xc(%r11), %zmm13
 	LONG $0x48165262; WORD $0xc452 // vdpbf16ps %zmm12, %zmm13, %zmm8
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x04 // vbroadcastss 0x10(%rbp), %zmm13
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x05 // vbroadcastss 0x14(%rbp), %zmm14
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x04 // vbroadcastss 0x10(%r11), %zmm13
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x05 // vbroadcastss 0x14(%r11), %zmm14
 	LONG $0x4816d262; WORD $0xfc52 // vdpbf16ps %zmm12, %zmm13, %zmm7
 	LONG $0x480ed262; WORD $0xf452 // vdpbf16ps %zmm12, %zmm14, %zmm6
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x06 // vbroadcastss 0x18(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x06 // vbroadcastss 0x18(%r11), %zmm13
 	LONG $0x4816d262; WORD $0xec52 // vdpbf16ps %zmm12, %zmm13, %zmm5
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x07 // vbroadcastss 0x1c(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x07 // vbroadcastss 0x1c(%r11), %zmm13
 	LONG $0x4816d262; WORD $0xe452 // vdpbf16ps %zmm12, %zmm13, %zmm4
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x08 // vbroadcastss 0x20(%rbp), %zmm13
-	LONG $0x487d7262; WORD $0x7518; BYTE $0x09 // vbroadcastss 0x24(%rbp), %zmm14
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x08 // vbroadcastss 0x20(%r11), %zmm13
+	LONG $0x487d5262; WORD $0x7318; BYTE $0x09 // vbroadcastss 0x24(%r11), %zmm14
 	LONG $0x4816d262; WORD $0xdc52 // vdpbf16ps %zmm12, %zmm13, %zmm3
 	LONG $0x480ed262; WORD $0xd452 // vdpbf16ps %zmm12, %zmm14, %zmm2
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x0a // vbroadcastss 0x28(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x0a // vbroadcastss 0x28(%r11), %zmm13
 	LONG $0x4816d262; WORD $0xcc52 // vdpbf16ps %zmm12, %zmm13, %zmm1
-	LONG $0x487d7262; WORD $0x6d18; BYTE $0x0b // vbroadcastss 0x2c(%rbp), %zmm13
+	LONG $0x487d5262; WORD $0x6b18; BYTE $0x0b // vbroadcastss 0x2c(%r11), %zmm13
 	LONG $0x4816d262; WORD $0xc452 // vdpbf16ps %zmm12, %zmm13, %zmm0
-	LONG $0x30c58348 // addq $0x30, %rbp
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0xff49; BYTE $0xcc // decq %r12
+	LONG $0x30c38349 // addq $0x30, %r11
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xff4a870f; WORD $0xffff // ja 0x1580 <k_mul_panels_pairs+0x1580>
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0x0258840f; WORD $0x0000 // je 0x1898 <k_mul_panels_pairs+0x1898>
+	LONG $0x02fa8349 // cmpq $0x2, %r10
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	WORD $0x5875 // jne 0x16ab <k_mul_panels_pairs+0x16ab>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x48247162; WORD $0x1858 // vaddps (%rax), %zmm11, %zmm11
+	LONG $0x482c7162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%rax), %zmm10, %zmm10
+	LONG $0x48347162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%rax), %zmm9, %zmm9
+	LONG $0x483c7162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm8, %zmm8
+	LONG $0x4844f162; WORD $0x7858; BYTE $0x04 // vaddps 0x100(%rax), %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x05 // vaddps 0x140(%rax), %zmm6, %zmm6
+	LONG $0x4854f162; WORD $0x6858; BYTE $0x06 // vaddps 0x180(%rax), %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0x6058; BYTE $0x07 // vaddps 0x1c0(%rax), %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0x5858; BYTE $0x08 // vaddps 0x200(%rax), %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x09 // vaddps 0x240(%rax), %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x0a // vaddps 0x280(%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x0b // vaddps 0x2c0(%rax), %zmm0, %zmm0
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x50788348; BYTE $0x01 // cmpq $0x1, 0x50(%rax)
+	LONG $0x015e850f; WORD $0x0000 // jne 0x181e <k_mul_panels_pairs+0x181e>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xec908e0f; WORD $0xffff // jle 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x19098c0f; WORD $0x0000 // jl 0x2feb <k_mul_panels_pairs+0x2feb>
+	LONG $0x487c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi)
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xff49870f; WORD $0xffff // ja 0xff0 <k_mul_panels_pairs+0xff0>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x1579840f; WORD $0x0000 // je 0x262a <k_mul_panels_pairs+0x262a>
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x1e2e850f; WORD $0x0000 // jne 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x48245162; WORD $0x1858 // vaddps (%r8), %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0x5058; BYTE $0x01 // vaddps 0x40(%r8), %zmm10, %zmm10
-	LONG $0x48345162; WORD $0x4858; BYTE $0x02 // vaddps 0x80(%r8), %zmm9, %zmm9
-	LONG $0x483c5162; WORD $0x4058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm8, %zmm8
-	LONG $0x4844d162; WORD $0x7858; BYTE $0x04 // vaddps 0x100(%r8), %zmm7, %zmm7
-	LONG $0x484cd162; WORD $0x7058; BYTE $0x05 // vaddps 0x140(%r8), %zmm6, %zmm6
-	LONG $0x4854d162; WORD $0x6858; BYTE $0x06 // vaddps 0x180(%r8), %zmm5, %zmm5
-	LONG $0x485cd162; WORD $0x6058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm4, %zmm4
-	LONG $0x4864d162; WORD $0x5858; BYTE $0x08 // vaddps 0x200(%r8), %zmm3, %zmm3
-	LONG $0x486cd162; WORD $0x5058; BYTE $0x09 // vaddps 0x240(%r8), %zmm2, %zmm2
-	LONG $0x4874d162; WORD $0x4858; BYTE $0x0a // vaddps 0x280(%r8), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x4058; BYTE $0x0b // vaddps 0x2c0(%r8), %zmm0, %zmm0
-	LONG $0x001dd6e9; BYTE $0x00 // jmp 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
-	LONG $0xc29e0f41 // setle %r10b
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x950f; BYTE $0xc3 // setne %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	WORD $0x0775 // jne 0x113b <k_mul_panels_pairs+0x113b>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x0774 // je 0x1148 <k_mul_panels_pairs+0x1148>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x0975 // jne 0x1151 <k_mul_panels_pairs+0x1151>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0xec6e840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487c7162; WORD $0x1411; BYTE $0x86 // vmovups %zmm10, (%rsi,%rax,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xec58840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487c7162; WORD $0x0c11; BYTE $0xc6 // vmovups %zmm9, (%rsi,%rax,8)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xec42840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x19008c0f; WORD $0x0000 // jl 0x3032 <k_mul_panels_pairs+0x3032>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xec1e840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x487cf162; WORD $0x3c11; BYTE $0x06 // vmovups %zmm7, (%rsi,%rax)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xec05840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x06 // vmovups %zmm6, (%rsi,%rax)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xebec840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x18f48c0f; WORD $0x0000 // jl 0x307f <k_mul_panels_pairs+0x307f>
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xebc5840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x487cf162; WORD $0x2411; BYTE $0x06 // vmovups %zmm4, (%rsi,%rax)
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xebaf840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x06 // vmovups %zmm3, (%rsi,%rax)
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xeb96840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x18e88c0f; WORD $0x0000 // jl 0x30c9 <k_mul_panels_pairs+0x30c9>
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xeb6f840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax)
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xeb56840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax)
+	LONG $0xffeb42e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	LONG $0x487c7162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%rax)
+	LONG $0x487c7162; WORD $0x4811; BYTE $0x02 // vmovups %zmm9, 0x80(%rax)
+	LONG $0x487c7162; WORD $0x4011; BYTE $0x03 // vmovups %zmm8, 0xc0(%rax)
+	LONG $0x487cf162; WORD $0x7811; BYTE $0x04 // vmovups %zmm7, 0x100(%rax)
+	LONG $0x487cf162; WORD $0x7011; BYTE $0x05 // vmovups %zmm6, 0x140(%rax)
+	LONG $0x487cf162; WORD $0x6811; BYTE $0x06 // vmovups %zmm5, 0x180(%rax)
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x07 // vmovups %zmm4, 0x1c0(%rax)
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x08 // vmovups %zmm3, 0x200(%rax)
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x09 // vmovups %zmm2, 0x240(%rax)
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x0a // vmovups %zmm1, 0x280(%rax)
+	LONG $0x487cf162; WORD $0x4011; BYTE $0x0b // vmovups %zmm0, 0x2c0(%rax)
+	LONG $0xffeae5e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x01fa8349 // cmpq $0x1, %r10
+	LONG $0xfda8850f; WORD $0xffff // jne 0x1640 <k_mul_panels_pairs+0x1640>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	LONG $0xfdf68e0f; WORD $0xffff // jle 0x16b0 <k_mul_panels_pairs+0x16b0>
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x1c8f8c0f; WORD $0x0000 // jl 0x3559 <k_mul_panels_pairs+0x3559>
+	LONG $0x48247162; WORD $0x1e58 // vaddps (%rsi), %zmm11, %zmm11
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xfdd6840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x482c7162; WORD $0x1458; BYTE $0x86 // vaddps (%rsi,%rax,4), %zmm10, %zmm10
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xfdc0840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	LONG $0x48347162; WORD $0x0c58; BYTE $0xc6 // vaddps (%rsi,%rax,8), %zmm9, %zmm9
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xfdaf840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x1c9f8c0f; WORD $0x0000 // jl 0x35b2 <k_mul_panels_pairs+0x35b2>
+	LONG $0x483c7162; WORD $0x0058 // vaddps (%rax), %zmm8, %zmm8
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xfd8d840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x4844f162; WORD $0x3c58; BYTE $0x06 // vaddps (%rsi,%rax), %zmm7, %zmm7
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xfd74840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x484cf162; WORD $0x3458; BYTE $0x06 // vaddps (%rsi,%rax), %zmm6, %zmm6
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xfd5b840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x1ca78c0f; WORD $0x0000 // jl 0x3611 <k_mul_panels_pairs+0x3611>
+	LONG $0x4854f162; WORD $0x2858 // vaddps (%rax), %zmm5, %zmm5
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xfd36840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x485cf162; WORD $0x2458; BYTE $0x06 // vaddps (%rsi,%rax), %zmm4, %zmm4
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xfd20840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x4864f162; WORD $0x1c58; BYTE $0x06 // vaddps (%rsi,%rax), %zmm3, %zmm3
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xfd07840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x1caf8c0f; WORD $0x0000 // jl 0x366d <k_mul_panels_pairs+0x366d>
+	LONG $0x486cf162; WORD $0x1058 // vaddps (%rax), %zmm2, %zmm2
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xfce2840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0x4874f162; WORD $0x0c58; BYTE $0x06 // vaddps (%rsi,%rax), %zmm1, %zmm1
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xfcc9840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0x487c7162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm12
+	LONG $0x001cb6e9; BYTE $0x00 // jmp 0x36b1 <k_mul_panels_pairs+0x36b1>
+	WORD $0x8845; BYTE $0xd1 // movb %r10b, %r9b
+	WORD $0xf749; BYTE $0xd9 // negq %r9
+	WORD $0x894c; BYTE $0xdf // movq %r11, %rdi
+	WORD $0x894d; BYTE $0xcb // movq %r9, %r11
+	LONG $0x245c234c; BYTE $0x60 // andq 0x60(%rsp), %r11
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xc6940f41 // sete %r14b
+	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
+	LONG $0x7c440f4c; WORD $0x1824 // cmoveq 0x18(%rsp), %r15
+	LONG $0x07e6c141 // shll $0x7, %r14d
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x24248b4c // movq (%rsp), %r12
+	LONG $0xe0440f4d // cmoveq %r8, %r12
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
+	LONG $0x246c8b48; BYTE $0x58 // movq 0x58(%rsp), %rbp
+	WORD $0x8949; BYTE $0xed // movq %rbp, %r13
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
 	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x007d8c0f; WORD $0x0000 // jl 0x11f0 <k_mul_panels_pairs+0x11f0>
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x487df262; WORD $0x1318 // vbroadcastss (%rbx), %zmm2
+	LONG $0x00d68c0f; WORD $0x0000 // jl 0x1b27 <k_mul_panels_pairs+0x1b27>
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	WORD $0x8949; BYTE $0xcd // movq %rcx, %r13
+	WORD $0x9066 // nop
+	WORD $0x894c; BYTE $0xed // movq %r13, %rbp
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
+	WORD $0x3949; BYTE $0xcd // cmpq %rcx, %r13
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xeb4f0f4d // cmovgq %r11, %r13
+	LONG $0x4f180f41; BYTE $0x40 // prefetcht0 0x40(%r15)
+	LONG $0x000000bb; BYTE $0x00 // movl $0x0, %ebx
+	LONG $0xde4f0f49 // cmovgq %r14, %rbx
+	LONG $0x487dd262; WORD $0x1118 // vbroadcastss (%r9), %zmm2
 	LONG $0x486ed262; WORD $0x0a52 // vdpbf16ps (%r10), %zmm2, %zmm1
 	LONG $0x486ed262; WORD $0x4252; BYTE $0x01 // vdpbf16ps 0x40(%r10), %zmm2, %zmm0
-	LONG $0x487df262; WORD $0x5318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm2
+	LONG $0x487dd262; WORD $0x5118; BYTE $0x01 // vbroadcastss 0x4(%r9), %zmm2
 	LONG $0x486ed262; WORD $0x4a52; BYTE $0x02 // vdpbf16ps 0x80(%r10), %zmm2, %zmm1
 	LONG $0x486ed262; WORD $0x4252; BYTE $0x03 // vdpbf16ps 0xc0(%r10), %zmm2, %zmm0
-	LONG $0x487df262; WORD $0x5318; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm2
+	LONG $0x487dd262; WORD $0x5118; BYTE $0x02 // vbroadcastss 0x8(%r9), %zmm2
 	LONG $0x486ed262; WORD $0x4a52; BYTE $0x04 // vdpbf16ps 0x100(%r10), %zmm2, %zmm1
 	LONG $0x486ed262; WORD $0x4252; BYTE $0x05 // vdpbf16ps 0x140(%r10), %zmm2, %zmm0
-	LONG $0x487df262; WORD $0x5318; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm2
+	LONG $0x487dd262; WORD $0x5118; BYTE $0x03 // vbroadcastss 0xc(%r9), %zmm2
 	LONG $0x486ed262; WORD $0x4a52; BYTE $0x06 // vdpbf16ps 0x180(%r10), %zmm2, %zmm1
 	LONG $0x486ed262; WORD $0x4252; BYTE $0x07 // vdpbf16ps 0x1c0(%r10), %zmm2, %zmm0
-	LONG $0x10c38348 // addq $0x10, %rbx
+	LONG $0x10c18349 // addq $0x10, %r9
 	LONG $0x00c28149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r10 # imm = 0x200
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
+	WORD $0x014d; BYTE $0xec // addq %r13, %r12
+	WORD $0x0149; BYTE $0xdf // addq %rbx, %r15
+	LONG $0xfc6d8d4c // leaq -0x4(%rbp), %r13
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	WORD $0x9077 // ja 0x1180 <k_mul_panels_pairs+0x1180>
-	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x13a78e0f; WORD $0x0000 // jle 0x25a0 <k_mul_panels_pairs+0x25a0>
-	LONG $0x01c4f641 // testb $0x1, %r12b
-	LONG $0x1655850f; WORD $0x0000 // jne 0x2858 <k_mul_panels_pairs+0x2858>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0x166e850f; WORD $0x0000 // jne 0x2883 <k_mul_panels_pairs+0x2883>
-	LONG $0x0016afe9; BYTE $0x00 // jmp 0x28c9 <k_mul_panels_pairs+0x28c9>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xc19e0f41 // setle %r9b
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x950f; BYTE $0xc3 // setne %bl
-	WORD $0x0844; BYTE $0xcb // orb %r9b, %bl
-	LONG $0x00a4850f; WORD $0x0000 // jne 0x12d6 <k_mul_panels_pairs+0x12d6>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x0093840f; WORD $0x0000 // je 0x12d6 <k_mul_panels_pairs+0x12d6>
-	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x8e // prefetcht0 (%rsi,%r9,4)
-	LONG $0x4c180f42; WORD $0x408e // prefetcht0 0x40(%rsi,%r9,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x7e74 // je 0x12d6 <k_mul_panels_pairs+0x12d6>
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x6874 // je 0x12d6 <k_mul_panels_pairs+0x12d6>
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	WORD $0x5274 // je 0x12d6 <k_mul_panels_pairs+0x12d6>
-	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	WORD $0x3c74 // je 0x12d6 <k_mul_panels_pairs+0x12d6>
-	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	WORD $0x2674 // je 0x12d6 <k_mul_panels_pairs+0x12d6>
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x1074 // je 0x12d6 <k_mul_panels_pairs+0x12d6>
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0x0774 // je 0x12e3 <k_mul_panels_pairs+0x12e3>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x7975 // jne 0x135c <k_mul_panels_pairs+0x135c>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
-	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
-	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
-	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
-	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
-	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
-	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
-	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
-	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
-	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
-	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
-	QUAD $0x0000030088180f41 // prefetcht0 0x300(%r8)
-	QUAD $0x0000034088180f41 // prefetcht0 0x340(%r8)
-	QUAD $0x0000038088180f41 // prefetcht0 0x380(%r8)
-	QUAD $0x000003c088180f41 // prefetcht0 0x3c0(%r8)
+	LONG $0xff5b870f; WORD $0xffff // ja 0x1a70 <k_mul_panels_pairs+0x1a70>
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	WORD $0x237e // jle 0x1b4f <k_mul_panels_pairs+0x1b4f>
+	LONG $0x01c5f641 // testb $0x1, %r13b
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x1f75 // jne 0x1b63 <k_mul_panels_pairs+0x1b63>
+	WORD $0x894c; BYTE $0xee // movq %r13, %rsi
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	WORD $0x3b75 // jne 0x1b88 <k_mul_panels_pairs+0x1b88>
+	WORD $0x7aeb // jmp 0x1bc9 <k_mul_panels_pairs+0x1bc9>
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x8949; BYTE $0xfb // movq %rdi, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x66eb // jmp 0x1bc9 <k_mul_panels_pairs+0x1bc9>
+	LONG $0x487dd262; WORD $0x1118 // vbroadcastss (%r9), %zmm2
+	LONG $0x486ed262; WORD $0x0a52 // vdpbf16ps (%r10), %zmm2, %zmm1
+	LONG $0x486ed262; WORD $0x4252; BYTE $0x01 // vdpbf16ps 0x40(%r10), %zmm2, %zmm0
+	LONG $0xff758d49 // leaq -0x1(%r13), %rsi
+	LONG $0x04c18349 // addq $0x4, %r9
+	LONG $0x80ea8349 // subq $-0x80, %r10
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	WORD $0x4174 // je 0x1bc9 <k_mul_panels_pairs+0x1bc9>
+	WORD $0xff48; BYTE $0xce // decq %rsi
+	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
+	LONG $0x487dd262; WORD $0x1118 // vbroadcastss (%r9), %zmm2
+	LONG $0x486ed262; WORD $0x0a52 // vdpbf16ps (%r10), %zmm2, %zmm1
+	LONG $0x486ed262; WORD $0x4252; BYTE $0x01 // vdpbf16ps 0x40(%r10), %zmm2, %zmm0
+	LONG $0x487dd262; WORD $0x5118; BYTE $0x01 // vbroadcastss 0x4(%r9), %zmm2
+	LONG $0x486ed262; WORD $0x4a52; BYTE $0x02 // vdpbf16ps 0x80(%r10), %zmm2, %zmm1
+	LONG $0x486ed262; WORD $0x4252; BYTE $0x03 // vdpbf16ps 0xc0(%r10), %zmm2, %zmm0
+	LONG $0x08c18349 // addq $0x8, %r9
+	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
+	LONG $0xfec68348 // addq $-0x2, %rsi
+	WORD $0xc772 // jb 0x1b90 <k_mul_panels_pairs+0x1b90>
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	WORD $0x4474 // je 0x1c18 <k_mul_panels_pairs+0x1c18>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	WORD $0x1275 // jne 0x1bf5 <k_mul_panels_pairs+0x1bf5>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4874f162; WORD $0x0858 // vaddps (%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%rax), %zmm0, %zmm0
+	QUAD $0x000000d024bc8348; BYTE $0x01 // cmpq $0x1, 0xd0(%rsp)
+	LONG $0x1b53850f; WORD $0x0000 // jne 0x3757 <k_mul_panels_pairs+0x3757>
+	QUAD $0x000000d824bc8348; BYTE $0x00 // cmpq $0x0, 0xd8(%rsp)
+	LONG $0x1b1e8f0f; WORD $0x0000 // jg 0x3731 <k_mul_panels_pairs+0x3731>
+	LONG $0xffe748e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000d824bc8348; BYTE $0x00 // cmpq $0x0, 0xd8(%rsp)
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x243c8b48 // movq (%rsp), %rdi
+	LONG $0x15558e0f; WORD $0x0000 // jle 0x3185 <k_mul_panels_pairs+0x3185>
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x1ab38e0f; WORD $0x0000 // jle 0x36ed <k_mul_panels_pairs+0x36ed>
+	LONG $0x4874f162; WORD $0x0f58 // vaddps (%rdi), %zmm1, %zmm1
+	LONG $0x40478d48 // leaq 0x40(%rdi), %rax
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	LONG $0x1abc860f; WORD $0x0000 // jbe 0x370a <k_mul_panels_pairs+0x370a>
+	LONG $0x487cf162; WORD $0x1010 // vmovups (%rax), %zmm2
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	QUAD $0x000000d024bc8348; BYTE $0x01 // cmpq $0x1, 0xd0(%rsp)
+	LONG $0x1ac8840f; WORD $0x0000 // je 0x3731 <k_mul_panels_pairs+0x3731>
+	LONG $0x001ae9e9; BYTE $0x00 // jmp 0x3757 <k_mul_panels_pairs+0x3757>
+	WORD $0x8844; BYTE $0xc8 // movb %r9b, %al
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x8949; BYTE $0xc6 // movq %rax, %r14
+	LONG $0x2474234c; BYTE $0x60 // andq 0x60(%rsp), %r14
+	WORD $0x3145; BYTE $0xff // xorl %r15d, %r15d
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	LONG $0xc7940f41 // sete %r15b
+	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
+	LONG $0x64440f4c; WORD $0x1824 // cmoveq 0x18(%rsp), %r12
+	LONG $0x07e7c141 // shll $0x7, %r15d
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	WORD $0x894d; BYTE $0xcd // movq %r9, %r13
+	LONG $0xe8440f4d // cmoveq %r8, %r13
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -985,239 +1436,287 @@ TEXT ·pairsAVX512BF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x571041c4; BYTE $0xed // vxorps %xmm13, %xmm13, %xmm13
 	LONG $0x570841c4; BYTE $0xf6 // vxorps %xmm14, %xmm14, %xmm14
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	LONG $0x04fb8348 // cmpq $0x4, %rbx
-	LONG $0x02cb8c0f; WORD $0x0000 // jl 0x1689 <k_mul_panels_pairs+0x1689>
-	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
-	WORD $0x894d; BYTE $0xd9 // movq %r11, %r9
-	LONG $0x245c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbx
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0x8949; BYTE $0xc1 // movq %rax, %r9
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x030a8c0f; WORD $0x0000 // jl 0x2010 <k_mul_panels_pairs+0x2010>
+	LONG $0x245c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r11
+	WORD $0x8948; BYTE $0xd7 // movq %rdx, %rdi
+	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
+	QUAD $0x000000f8249c8b48 // movq 0xf8(%rsp), %rbx
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x487de262; WORD $0x5518; BYTE $0x00 // vbroadcastss (%rbp), %zmm18
-	LONG $0x487cc162; WORD $0x1910 // vmovups (%r9), %zmm19
-	LONG $0x487cc162; WORD $0x6110; BYTE $0x01 // vmovups 0x40(%r9), %zmm20
-	LONG $0x487cc162; WORD $0x4910; BYTE $0x02 // vmovups 0x80(%r9), %zmm17
-	LONG $0x487cc162; WORD $0x4110; BYTE $0x03 // vmovups 0xc0(%r9), %zmm16
+	WORD $0x894c; BYTE $0xc8 // movq %r9, %rax
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x4d180f41; BYTE $0x00 // prefetcht0 (%r13)
+	LONG $0x0c180f41; BYTE $0x24 // prefetcht0 (%r12)
+	WORD $0x3949; BYTE $0xd9 // cmpq %rbx, %r9
+	LONG $0x0000b941; WORD $0x0000 // movl $0x0, %r9d
+	LONG $0xce4f0f4d // cmovgq %r14, %r9
+	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
+	LONG $0x0000ba41; WORD $0x0000 // movl $0x0, %r10d
+	LONG $0xd74f0f4d // cmovgq %r15, %r10
+	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
+	LONG $0x487dc262; WORD $0x1318 // vbroadcastss (%r11), %zmm18
+	LONG $0x487ce162; WORD $0x1f10 // vmovups (%rdi), %zmm19
+	LONG $0x487ce162; WORD $0x6710; BYTE $0x01 // vmovups 0x40(%rdi), %zmm20
+	LONG $0x487ce162; WORD $0x4f10; BYTE $0x02 // vmovups 0x80(%rdi), %zmm17
+	LONG $0x487ce162; WORD $0x4710; BYTE $0x03 // vmovups 0xc0(%rdi), %zmm16
 	LONG $0x406e3262; WORD $0xfb52 // vdpbf16ps %zmm19, %zmm18, %zmm15
 	LONG $0x406e3262; WORD $0xf452 // vdpbf16ps %zmm20, %zmm18, %zmm14
-	LONG $0x487de262; WORD $0x5518; BYTE $0x01 // vbroadcastss 0x4(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x01 // vbroadcastss 0x4(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xeb52 // vdpbf16ps %zmm19, %zmm18, %zmm13
 	LONG $0x406e3262; WORD $0xe452 // vdpbf16ps %zmm20, %zmm18, %zmm12
-	LONG $0x487de262; WORD $0x5518; BYTE $0x02 // vbroadcastss 0x8(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x02 // vbroadcastss 0x8(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xdb52 // vdpbf16ps %zmm19, %zmm18, %zmm11
 	LONG $0x406e3262; WORD $0xd452 // vdpbf16ps %zmm20, %zmm18, %zmm10
-	LONG $0x487de262; WORD $0x5518; BYTE $0x03 // vbroadcastss 0xc(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x03 // vbroadcastss 0xc(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xcb52 // vdpbf16ps %zmm19, %zmm18, %zmm9
 	LONG $0x406e3262; WORD $0xc452 // vdpbf16ps %zmm20, %zmm18, %zmm8
-	LONG $0x487de262; WORD $0x5518; BYTE $0x04 // vbroadcastss 0x10(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x04 // vbroadcastss 0x10(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xfb52 // vdpbf16ps %zmm19, %zmm18, %zmm7
 	LONG $0x406eb262; WORD $0xf452 // vdpbf16ps %zmm20, %zmm18, %zmm6
-	LONG $0x487de262; WORD $0x5518; BYTE $0x05 // vbroadcastss 0x14(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x05 // vbroadcastss 0x14(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xeb52 // vdpbf16ps %zmm19, %zmm18, %zmm5
 	LONG $0x406eb262; WORD $0xe452 // vdpbf16ps %zmm20, %zmm18, %zmm4
-	LONG $0x487de262; WORD $0x5518; BYTE $0x06 // vbroadcastss 0x18(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x06 // vbroadcastss 0x18(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xdb52 // vdpbf16ps %zmm19, %zmm18, %zmm3
 	LONG $0x406eb262; WORD $0xd452 // vdpbf16ps %zmm20, %zmm18, %zmm2
-	LONG $0x487de262; WORD $0x5518; BYTE $0x07 // vbroadcastss 0x1c(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x07 // vbroadcastss 0x1c(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xcb52 // vdpbf16ps %zmm19, %zmm18, %zmm1
 	LONG $0x406eb262; WORD $0xc452 // vdpbf16ps %zmm20, %zmm18, %zmm0
-	LONG $0x487de262; WORD $0x5518; BYTE $0x08 // vbroadcastss 0x20(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x08 // vbroadcastss 0x20(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xf952 // vdpbf16ps %zmm17, %zmm18, %zmm15
 	LONG $0x406e3262; WORD $0xf052 // vdpbf16ps %zmm16, %zmm18, %zmm14
-	LONG $0x487de262; WORD $0x5518; BYTE $0x09 // vbroadcastss 0x24(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x09 // vbroadcastss 0x24(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xe952 // vdpbf16ps %zmm17, %zmm18, %zmm13
 	LONG $0x406e3262; WORD $0xe052 // vdpbf16ps %zmm16, %zmm18, %zmm12
-	LONG $0x487de262; WORD $0x5518; BYTE $0x0a // vbroadcastss 0x28(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x0a // vbroadcastss 0x28(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xd952 // vdpbf16ps %zmm17, %zmm18, %zmm11
 	LONG $0x406e3262; WORD $0xd052 // vdpbf16ps %zmm16, %zmm18, %zmm10
-	LONG $0x487de262; WORD $0x5518; BYTE $0x0b // vbroadcastss 0x2c(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x0b // vbroadcastss 0x2c(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xc952 // vdpbf16ps %zmm17, %zmm18, %zmm9
 	LONG $0x406e3262; WORD $0xc052 // vdpbf16ps %zmm16, %zmm18, %zmm8
-	LONG $0x487de262; WORD $0x5518; BYTE $0x0c // vbroadcastss 0x30(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x0c // vbroadcastss 0x30(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xf952 // vdpbf16ps %zmm17, %zmm18, %zmm7
 	LONG $0x406eb262; WORD $0xf052 // vdpbf16ps %zmm16, %zmm18, %zmm6
-	LONG $0x487de262; WORD $0x5518; BYTE $0x0d // vbroadcastss 0x34(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x0d // vbroadcastss 0x34(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xe952 // vdpbf16ps %zmm17, %zmm18, %zmm5
 	LONG $0x406eb262; WORD $0xe052 // vdpbf16ps %zmm16, %zmm18, %zmm4
-	LONG $0x487de262; WORD $0x5518; BYTE $0x0e // vbroadcastss 0x38(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x0e // vbroadcastss 0x38(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xd952 // vdpbf16ps %zmm17, %zmm18, %zmm3
 	LONG $0x406eb262; WORD $0xd052 // vdpbf16ps %zmm16, %zmm18, %zmm2
-	LONG $0x487de262; WORD $0x5518; BYTE $0x0f // vbroadcastss 0x3c(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x0f // vbroadcastss 0x3c(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xc952 // vdpbf16ps %zmm17, %zmm18, %zmm1
 	LONG $0x406eb262; WORD $0xc052 // vdpbf16ps %zmm16, %zmm18, %zmm0
-	LONG $0x487cc162; WORD $0x4110; BYTE $0x04 // vmovups 0x100(%r9), %zmm16
-	LONG $0x487cc162; WORD $0x4910; BYTE $0x05 // vmovups 0x140(%r9), %zmm17
-	LONG $0x487de262; WORD $0x5518; BYTE $0x10 // vbroadcastss 0x40(%rbp), %zmm18
+	LONG $0x487ce162; WORD $0x4710; BYTE $0x04 // vmovups 0x100(%rdi), %zmm16
+	LONG $0x487dc262; WORD $0x4b18; BYTE $0x10 // vbroadcastss 0x40(%r11), %zmm17
+	LONG $0x487ce162; WORD $0x5710; BYTE $0x05 // vmovups 0x140(%rdi), %zmm18
+	LONG $0x40763262; WORD $0xf852 // vdpbf16ps %zmm16, %zmm17, %zmm15
+	LONG $0x487dc262; WORD $0x5b18; BYTE $0x11 // vbroadcastss 0x44(%r11), %zmm19
+	LONG $0x40763262; WORD $0xf252 // vdpbf16ps %zmm18, %zmm17, %zmm14
+	LONG $0x40663262; WORD $0xe852 // vdpbf16ps %zmm16, %zmm19, %zmm13
+	LONG $0x487dc262; WORD $0x4b18; BYTE $0x12 // vbroadcastss 0x48(%r11), %zmm17
+	LONG $0x40663262; WORD $0xe252 // vdpbf16ps %zmm18, %zmm19, %zmm12
+	LONG $0x40763262; WORD $0xd852 // vdpbf16ps %zmm16, %zmm17, %zmm11
+	LONG $0x487dc262; WORD $0x5b18; BYTE $0x13 // vbroadcastss 0x4c(%r11), %zmm19
+	LONG $0x40763262; WORD $0xd252 // vdpbf16ps %zmm18, %zmm17, %zmm10
+	LONG $0x40663262; WORD $0xc852 // vdpbf16ps %zmm16, %zmm19, %zmm9
+	LONG $0x487dc262; WORD $0x4b18; BYTE $0x14 // vbroadcastss 0x50(%r11), %zmm17
+	LONG $0x40663262; WORD $0xc252 // vdpbf16ps %zmm18, %zmm19, %zmm8
+	LONG $0x4076b262; WORD $0xf852 // vdpbf16ps %zmm16, %zmm17, %zmm7
+	LONG $0x487dc262; WORD $0x5b18; BYTE $0x15 // vbroadcastss 0x54(%r11), %zmm19
+	LONG $0x4076b262; WORD $0xf252 // vdpbf16ps %zmm18, %zmm17, %zmm6
+	LONG $0x4066b262; WORD $0xe852 // vdpbf16ps %zmm16, %zmm19, %zmm5
+	LONG $0x487dc262; WORD $0x4b18; BYTE $0x16 // vbroadcastss 0x58(%r11), %zmm17
+	LONG $0x4066b262; WORD $0xe252 // vdpbf16ps %zmm18, %zmm19, %zmm4
+	LONG $0x4076b262; WORD $0xd852 // vdpbf16ps %zmm16, %zmm17, %zmm3
+	LONG $0x487dc262; WORD $0x5b18; BYTE $0x17 // vbroadcastss 0x5c(%r11), %zmm19
+	LONG $0x4076b262; WORD $0xd252 // vdpbf16ps %zmm18, %zmm17, %zmm2
+	LONG $0x4066b262; WORD $0xc852 // vdpbf16ps %zmm16, %zmm19, %zmm1
+	LONG $0x4066b262; WORD $0xc252 // vdpbf16ps %zmm18, %zmm19, %zmm0
+	LONG $0x487ce162; WORD $0x4710; BYTE $0x06 // vmovups 0x180(%rdi), %zmm16
+	LONG $0x487ce162; WORD $0x4f10; BYTE $0x07 // vmovups 0x1c0(%rdi), %zmm17
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x18 // vbroadcastss 0x60(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xf852 // vdpbf16ps %zmm16, %zmm18, %zmm15
 	LONG $0x406e3262; WORD $0xf152 // vdpbf16ps %zmm17, %zmm18, %zmm14
-	LONG $0x487de262; WORD $0x5518; BYTE $0x11 // vbroadcastss 0x44(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x19 // vbroadcastss 0x64(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xe852 // vdpbf16ps %zmm16, %zmm18, %zmm13
 	LONG $0x406e3262; WORD $0xe152 // vdpbf16ps %zmm17, %zmm18, %zmm12
-	LONG $0x487de262; WORD $0x5518; BYTE $0x12 // vbroadcastss 0x48(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x1a // vbroadcastss 0x68(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xd852 // vdpbf16ps %zmm16, %zmm18, %zmm11
 	LONG $0x406e3262; WORD $0xd152 // vdpbf16ps %zmm17, %zmm18, %zmm10
-	LONG $0x487de262; WORD $0x5518; BYTE $0x13 // vbroadcastss 0x4c(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x1b // vbroadcastss 0x6c(%r11), %zmm18
 	LONG $0x406e3262; WORD $0xc852 // vdpbf16ps %zmm16, %zmm18, %zmm9
 	LONG $0x406e3262; WORD $0xc152 // vdpbf16ps %zmm17, %zmm18, %zmm8
-	LONG $0x487de262; WORD $0x5518; BYTE $0x14 // vbroadcastss 0x50(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x1c // vbroadcastss 0x70(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xf852 // vdpbf16ps %zmm16, %zmm18, %zmm7
 	LONG $0x406eb262; WORD $0xf152 // vdpbf16ps %zmm17, %zmm18, %zmm6
-	LONG $0x487de262; WORD $0x5518; BYTE $0x15 // vbroadcastss 0x54(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x1d // vbroadcastss 0x74(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xe852 // vdpbf16ps %zmm16, %zmm18, %zmm5
 	LONG $0x406eb262; WORD $0xe152 // vdpbf16ps %zmm17, %zmm18, %zmm4
-	LONG $0x487de262; WORD $0x5518; BYTE $0x16 // vbroadcastss 0x58(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x1e // vbroadcastss 0x78(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xd852 // vdpbf16ps %zmm16, %zmm18, %zmm3
 	LONG $0x406eb262; WORD $0xd152 // vdpbf16ps %zmm17, %zmm18, %zmm2
-	LONG $0x487de262; WORD $0x5518; BYTE $0x17 // vbroadcastss 0x5c(%rbp), %zmm18
+	LONG $0x487dc262; WORD $0x5318; BYTE $0x1f // vbroadcastss 0x7c(%r11), %zmm18
 	LONG $0x406eb262; WORD $0xc852 // vdpbf16ps %zmm16, %zmm18, %zmm1
 	LONG $0x406eb262; WORD $0xc152 // vdpbf16ps %zmm17, %zmm18, %zmm0
-	LONG $0x487cc162; WORD $0x4110; BYTE $0x06 // vmovups 0x180(%r9), %zmm16
-	LONG $0x487cc162; WORD $0x4910; BYTE $0x07 // vmovups 0x1c0(%r9), %zmm17
-	LONG $0x487de262; WORD $0x5518; BYTE $0x18 // vbroadcastss 0x60(%rbp), %zmm18
+	LONG $0x80eb8349 // subq $-0x80, %r11
+	LONG $0x00c78148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rdi # imm = 0x200
+	WORD $0x014d; BYTE $0xcd // addq %r9, %r13
+	WORD $0x014d; BYTE $0xd4 // addq %r10, %r12
+	LONG $0xfc488d4c // leaq -0x4(%rax), %r9
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x07f88348 // cmpq $0x7, %rax
+	LONG $0xfd15870f; WORD $0xffff // ja 0x1d20 <k_mul_panels_pairs+0x1d20>
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x854d; BYTE $0xc9 // testq %r9, %r9
+	LONG $0x017e8e0f; WORD $0x0000 // jle 0x2197 <k_mul_panels_pairs+0x2197>
+	WORD $0xff49; BYTE $0xc1 // incq %r9
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x487ce162; WORD $0x0410; BYTE $0x87 // vmovups (%rdi,%rax,4), %zmm16
+	QUAD $0x01874c10487ce162 // vmovups 0x40(%rdi,%rax,4), %zmm17
+	LONG $0x487dc262; WORD $0x1418; BYTE $0x03 // vbroadcastss (%r11,%rax), %zmm18
 	LONG $0x406e3262; WORD $0xf852 // vdpbf16ps %zmm16, %zmm18, %zmm15
 	LONG $0x406e3262; WORD $0xf152 // vdpbf16ps %zmm17, %zmm18, %zmm14
-	LONG $0x487de262; WORD $0x5518; BYTE $0x19 // vbroadcastss 0x64(%rbp), %zmm18
+	QUAD $0x01035418487dc262 // vbroadcastss 0x4(%r11,%rax), %zmm18
 	LONG $0x406e3262; WORD $0xe852 // vdpbf16ps %zmm16, %zmm18, %zmm13
 	LONG $0x406e3262; WORD $0xe152 // vdpbf16ps %zmm17, %zmm18, %zmm12
-	LONG $0x487de262; WORD $0x5518; BYTE $0x1a // vbroadcastss 0x68(%rbp), %zmm18
+	QUAD $0x02035418487dc262 // vbroadcastss 0x8(%r11,%rax), %zmm18
 	LONG $0x406e3262; WORD $0xd852 // vdpbf16ps %zmm16, %zmm18, %zmm11
 	LONG $0x406e3262; WORD $0xd152 // vdpbf16ps %zmm17, %zmm18, %zmm10
-	LONG $0x487de262; WORD $0x5518; BYTE $0x1b // vbroadcastss 0x6c(%rbp), %zmm18
+	QUAD $0x03035418487dc262 // vbroadcastss 0xc(%r11,%rax), %zmm18
 	LONG $0x406e3262; WORD $0xc852 // vdpbf16ps %zmm16, %zmm18, %zmm9
 	LONG $0x406e3262; WORD $0xc152 // vdpbf16ps %zmm17, %zmm18, %zmm8
-	LONG $0x487de262; WORD $0x5518; BYTE $0x1c // vbroadcastss 0x70(%rbp), %zmm18
+	QUAD $0x04035418487dc262 // vbroadcastss 0x10(%r11,%rax), %zmm18
 	LONG $0x406eb262; WORD $0xf852 // vdpbf16ps %zmm16, %zmm18, %zmm7
 	LONG $0x406eb262; WORD $0xf152 // vdpbf16ps %zmm17, %zmm18, %zmm6
-	LONG $0x487de262; WORD $0x5518; BYTE $0x1d // vbroadcastss 0x74(%rbp), %zmm18
+	QUAD $0x05035418487dc262 // vbroadcastss 0x14(%r11,%rax), %zmm18
 	LONG $0x406eb262; WORD $0xe852 // vdpbf16ps %zmm16, %zmm18, %zmm5
 	LONG $0x406eb262; WORD $0xe152 // vdpbf16ps %zmm17, %zmm18, %zmm4
-	LONG $0x487de262; WORD $0x5518; BYTE $0x1e // vbroadcastss 0x78(%rbp), %zmm18
+	QUAD $0x06035418487dc262 // vbroadcastss 0x18(%r11,%rax), %zmm18
 	LONG $0x406eb262; WORD $0xd852 // vdpbf16ps %zmm16, %zmm18, %zmm3
 	LONG $0x406eb262; WORD $0xd152 // vdpbf16ps %zmm17, %zmm18, %zmm2
-	LONG $0x487de262; WORD $0x5518; BYTE $0x1f // vbroadcastss 0x7c(%rbp), %zmm18
+	QUAD $0x07035418487dc262 // vbroadcastss 0x1c(%r11,%rax), %zmm18
 	LONG $0x406eb262; WORD $0xc852 // vdpbf16ps %zmm16, %zmm18, %zmm1
 	LONG $0x406eb262; WORD $0xc152 // vdpbf16ps %zmm17, %zmm18, %zmm0
-	LONG $0x80ed8348 // subq $-0x80, %rbp
-	LONG $0x00c18149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r9 # imm = 0x200
-	LONG $0xfc638d4c // leaq -0x4(%rbx), %r12
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x07fb8348 // cmpq $0x7, %rbx
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	LONG $0xfd47870f; WORD $0xffff // ja 0x13d0 <k_mul_panels_pairs+0x13d0>
+	LONG $0x20c08348 // addq $0x20, %rax
+	WORD $0xff49; BYTE $0xc9 // decq %r9
+	LONG $0x01f98349 // cmpq $0x1, %r9
+	LONG $0xff41870f; WORD $0xffff // ja 0x2040 <k_mul_panels_pairs+0x2040>
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0x00ac840f; WORD $0x0000 // je 0x21b5 <k_mul_panels_pairs+0x21b5>
+	LONG $0x02f98348 // cmpq $0x2, %rcx
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x00fb850f; WORD $0x0000 // jne 0x2219 <k_mul_panels_pairs+0x2219>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x48047162; WORD $0x3858 // vaddps (%rax), %zmm15, %zmm15
+	LONG $0x480c7162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm14, %zmm14
+	LONG $0x48147162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%rax), %zmm13, %zmm13
+	LONG $0x481c7162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm12, %zmm12
+	LONG $0x48247162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%rax), %zmm11, %zmm11
+	LONG $0x482c7162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%rax), %zmm10, %zmm10
+	LONG $0x48347162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%rax), %zmm9, %zmm9
+	LONG $0x483c7162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%rax), %zmm8, %zmm8
+	LONG $0x4844f162; WORD $0x7858; BYTE $0x08 // vaddps 0x200(%rax), %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x09 // vaddps 0x240(%rax), %zmm6, %zmm6
+	LONG $0x4854f162; WORD $0x6858; BYTE $0x0a // vaddps 0x280(%rax), %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0x6058; BYTE $0x0b // vaddps 0x2c0(%rax), %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0x5858; BYTE $0x0c // vaddps 0x300(%rax), %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x0d // vaddps 0x340(%rax), %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x0e // vaddps 0x380(%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x0f // vaddps 0x3c0(%rax), %zmm0, %zmm0
+	LONG $0x000082e9; BYTE $0x00 // jmp 0x2219 <k_mul_panels_pairs+0x2219>
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	LONG $0xff54850f; WORD $0xffff // jne 0x2109 <k_mul_panels_pairs+0x2109>
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x00ce8e0f; WORD $0x0000 // jle 0x1760 <k_mul_panels_pairs+0x1760>
-	WORD $0xff49; BYTE $0xc4 // incq %r12
-	WORD $0xc931 // xorl %ecx, %ecx
-	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
-	LONG $0x487cc162; WORD $0x0410; BYTE $0x89 // vmovups (%r9,%rcx,4), %zmm16
-	QUAD $0x01894c10487cc162 // vmovups 0x40(%r9,%rcx,4), %zmm17
-	QUAD $0x000d5418487de262 // vbroadcastss (%rbp,%rcx), %zmm18
-	LONG $0x406e3262; WORD $0xf852 // vdpbf16ps %zmm16, %zmm18, %zmm15
-	LONG $0x406e3262; WORD $0xf152 // vdpbf16ps %zmm17, %zmm18, %zmm14
-	QUAD $0x010d5418487de262 // vbroadcastss 0x4(%rbp,%rcx), %zmm18
-	LONG $0x406e3262; WORD $0xe852 // vdpbf16ps %zmm16, %zmm18, %zmm13
-	LONG $0x406e3262; WORD $0xe152 // vdpbf16ps %zmm17, %zmm18, %zmm12
-	QUAD $0x020d5418487de262 // vbroadcastss 0x8(%rbp,%rcx), %zmm18
-	LONG $0x406e3262; WORD $0xd852 // vdpbf16ps %zmm16, %zmm18, %zmm11
-	LONG $0x406e3262; WORD $0xd152 // vdpbf16ps %zmm17, %zmm18, %zmm10
-	QUAD $0x030d5418487de262 // vbroadcastss 0xc(%rbp,%rcx), %zmm18
-	LONG $0x406e3262; WORD $0xc852 // vdpbf16ps %zmm16, %zmm18, %zmm9
-	LONG $0x406e3262; WORD $0xc152 // vdpbf16ps %zmm17, %zmm18, %zmm8
-	QUAD $0x040d5418487de262 // vbroadcastss 0x10(%rbp,%rcx), %zmm18
-	LONG $0x406eb262; WORD $0xf852 // vdpbf16ps %zmm16, %zmm18, %zmm7
-	LONG $0x406eb262; WORD $0xf152 // vdpbf16ps %zmm17, %zmm18, %zmm6
-	QUAD $0x050d5418487de262 // vbroadcastss 0x14(%rbp,%rcx), %zmm18
-	LONG $0x406eb262; WORD $0xe852 // vdpbf16ps %zmm16, %zmm18, %zmm5
-	LONG $0x406eb262; WORD $0xe152 // vdpbf16ps %zmm17, %zmm18, %zmm4
-	QUAD $0x060d5418487de262 // vbroadcastss 0x18(%rbp,%rcx), %zmm18
-	LONG $0x406eb262; WORD $0xd852 // vdpbf16ps %zmm16, %zmm18, %zmm3
-	LONG $0x406eb262; WORD $0xd152 // vdpbf16ps %zmm17, %zmm18, %zmm2
-	QUAD $0x070d5418487de262 // vbroadcastss 0x1c(%rbp,%rcx), %zmm18
-	LONG $0x406eb262; WORD $0xc852 // vdpbf16ps %zmm16, %zmm18, %zmm1
-	LONG $0x406eb262; WORD $0xc152 // vdpbf16ps %zmm17, %zmm18, %zmm0
-	LONG $0x20c18348 // addq $0x20, %rcx
-	WORD $0xff49; BYTE $0xcc // decq %r12
+	QUAD $0x000000a0249c8b4c // movq 0xa0(%rsp), %r11
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	WORD $0x547e // jle 0x2219 <k_mul_panels_pairs+0x2219>
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	LONG $0x15cc8c0f; WORD $0x0000 // jl 0x37a0 <k_mul_panels_pairs+0x37a0>
+	LONG $0x48045162; WORD $0x3958 // vaddps (%r9), %zmm15, %zmm15
+	LONG $0xf0758d48 // leaq -0x10(%rbp), %rsi
+	LONG $0x40418d49 // leaq 0x40(%r9), %rax
+	LONG $0x1ffd8348 // cmpq $0x1f, %rbp
+	LONG $0x1791860f; WORD $0x0000 // jbe 0x397d <k_mul_panels_pairs+0x397d>
+	LONG $0x480c7162; WORD $0x3058 // vaddps (%rax), %zmm14, %zmm14
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	LONG $0xff40870f; WORD $0xffff // ja 0x16a0 <k_mul_panels_pairs+0x16a0>
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x1007840f; WORD $0x0000 // je 0x2771 <k_mul_panels_pairs+0x2771>
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x2603850f; WORD $0x0000 // jne 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x48045162; WORD $0x3858 // vaddps (%r8), %zmm15, %zmm15
-	LONG $0x480c5162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%r8), %zmm14, %zmm14
-	LONG $0x48145162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%r8), %zmm13, %zmm13
-	LONG $0x481c5162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm12, %zmm12
-	LONG $0x48245162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%r8), %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%r8), %zmm10, %zmm10
-	LONG $0x48345162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%r8), %zmm9, %zmm9
-	LONG $0x483c5162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm8, %zmm8
-	LONG $0x4844d162; WORD $0x7858; BYTE $0x08 // vaddps 0x200(%r8), %zmm7, %zmm7
-	LONG $0x484cd162; WORD $0x7058; BYTE $0x09 // vaddps 0x240(%r8), %zmm6, %zmm6
-	LONG $0x4854d162; WORD $0x6858; BYTE $0x0a // vaddps 0x280(%r8), %zmm5, %zmm5
-	LONG $0x485cd162; WORD $0x6058; BYTE $0x0b // vaddps 0x2c0(%r8), %zmm4, %zmm4
-	LONG $0x4864d162; WORD $0x5858; BYTE $0x0c // vaddps 0x300(%r8), %zmm3, %zmm3
-	LONG $0x486cd162; WORD $0x5058; BYTE $0x0d // vaddps 0x340(%r8), %zmm2, %zmm2
-	LONG $0x4874d162; WORD $0x4858; BYTE $0x0e // vaddps 0x380(%r8), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x4058; BYTE $0x0f // vaddps 0x3c0(%r8), %zmm0, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x2594840f; WORD $0x0000 // je 0x3d8c <k_mul_panels_pairs+0x3d8c>
-	LONG $0x487c5162; WORD $0x3811 // vmovups %zmm15, (%r8)
-	LONG $0x487c5162; WORD $0x7011; BYTE $0x01 // vmovups %zmm14, 0x40(%r8)
-	LONG $0x487c5162; WORD $0x6811; BYTE $0x02 // vmovups %zmm13, 0x80(%r8)
-	LONG $0x487c5162; WORD $0x6011; BYTE $0x03 // vmovups %zmm12, 0xc0(%r8)
-	LONG $0x487c5162; WORD $0x5811; BYTE $0x04 // vmovups %zmm11, 0x100(%r8)
-	LONG $0x487c5162; WORD $0x5011; BYTE $0x05 // vmovups %zmm10, 0x140(%r8)
-	LONG $0x487c5162; WORD $0x4811; BYTE $0x06 // vmovups %zmm9, 0x180(%r8)
-	LONG $0x487c5162; WORD $0x4011; BYTE $0x07 // vmovups %zmm8, 0x1c0(%r8)
-	LONG $0x487cd162; WORD $0x7811; BYTE $0x08 // vmovups %zmm7, 0x200(%r8)
-	LONG $0x487cd162; WORD $0x7011; BYTE $0x09 // vmovups %zmm6, 0x240(%r8)
-	LONG $0x487cd162; WORD $0x6811; BYTE $0x0a // vmovups %zmm5, 0x280(%r8)
-	LONG $0x487cd162; WORD $0x6011; BYTE $0x0b // vmovups %zmm4, 0x2c0(%r8)
-	LONG $0x487cd162; WORD $0x5811; BYTE $0x0c // vmovups %zmm3, 0x300(%r8)
-	LONG $0x487cd162; WORD $0x5011; BYTE $0x0d // vmovups %zmm2, 0x340(%r8)
-	LONG $0x487cd162; WORD $0x4811; BYTE $0x0e // vmovups %zmm1, 0x380(%r8)
-	LONG $0x487cd162; WORD $0x4011; BYTE $0x0f // vmovups %zmm0, 0x3c0(%r8)
-	LONG $0xffe9f4e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xc29e0f41 // setle %r10b
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x950f; BYTE $0xc3 // setne %bl
-	WORD $0x0844; BYTE $0xd3 // orb %r10b, %bl
-	WORD $0x4875 // jne 0x18c8 <k_mul_panels_pairs+0x18c8>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	WORD $0x3b74 // je 0x18c8 <k_mul_panels_pairs+0x18c8>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x96 // prefetcht0 (%rsi,%r10,4)
-	LONG $0x4c180f42; WORD $0x4096 // prefetcht0 0x40(%rsi,%r10,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x2674 // je 0x18c8 <k_mul_panels_pairs+0x18c8>
-	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x4c180f42; WORD $0x4016 // prefetcht0 0x40(%rsi,%r10)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x1074 // je 0x18c8 <k_mul_panels_pairs+0x18c8>
-	LONG $0x24548b4c; BYTE $0x08 // movq 0x8(%rsp), %r10
-	LONG $0x0c180f42; BYTE $0x16 // prefetcht0 (%rsi,%r10)
-	LONG $0x4c180f42; WORD $0x4016 // prefetcht0 0x40(%rsi,%r10)
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	WORD $0x2174 // je 0x221e <k_mul_panels_pairs+0x221e>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cc162; WORD $0x0410; BYTE $0x81 // vmovups (%r9,%rax,4), %zmm16
+	QUAD $0x01814c10487cc162 // vmovups 0x40(%r9,%rax,4), %zmm17
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0x0017b3e9; BYTE $0x00 // jmp 0x39cc <k_mul_panels_pairs+0x39cc>
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x50788349; BYTE $0x01 // cmpq $0x1, 0x50(%r8)
+	WORD $0x6575 // jne 0x228f <k_mul_panels_pairs+0x228f>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xe12d8e0f; WORD $0xffff // jle 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x0ec48c0f; WORD $0x0000 // jl 0x3106 <k_mul_panels_pairs+0x3106>
+	LONG $0x487c5162; WORD $0x3911 // vmovups %zmm15, (%r9)
+	LONG $0xf0718d48 // leaq -0x10(%rcx), %rsi
+	LONG $0x40418d49 // leaq 0x40(%r9), %rax
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	LONG $0x167d860f; WORD $0x0000 // jbe 0x38d7 <k_mul_panels_pairs+0x38d7>
+	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe0f6840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487c5162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm13, (%r9,%rax,4)
+	QUAD $0x01816411487c5162 // vmovups %zmm12, 0x40(%r9,%rax,4)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xe0d6840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x001696e9; BYTE $0x00 // jmp 0x3925 <k_mul_panels_pairs+0x3925>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487c7162; WORD $0x3811 // vmovups %zmm15, (%rax)
+	LONG $0x487c7162; WORD $0x7011; BYTE $0x01 // vmovups %zmm14, 0x40(%rax)
+	LONG $0x487c7162; WORD $0x6811; BYTE $0x02 // vmovups %zmm13, 0x80(%rax)
+	LONG $0x487c7162; WORD $0x6011; BYTE $0x03 // vmovups %zmm12, 0xc0(%rax)
+	LONG $0x487c7162; WORD $0x5811; BYTE $0x04 // vmovups %zmm11, 0x100(%rax)
+	LONG $0x487c7162; WORD $0x5011; BYTE $0x05 // vmovups %zmm10, 0x140(%rax)
+	LONG $0x487c7162; WORD $0x4811; BYTE $0x06 // vmovups %zmm9, 0x180(%rax)
+	LONG $0x487c7162; WORD $0x4011; BYTE $0x07 // vmovups %zmm8, 0x1c0(%rax)
+	LONG $0x487cf162; WORD $0x7811; BYTE $0x08 // vmovups %zmm7, 0x200(%rax)
+	LONG $0x487cf162; WORD $0x7011; BYTE $0x09 // vmovups %zmm6, 0x240(%rax)
+	LONG $0x487cf162; WORD $0x6811; BYTE $0x0a // vmovups %zmm5, 0x280(%rax)
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x0b // vmovups %zmm4, 0x2c0(%rax)
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x0c // vmovups %zmm3, 0x300(%rax)
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x0d // vmovups %zmm2, 0x340(%rax)
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x0e // vmovups %zmm1, 0x380(%rax)
+	LONG $0x487cf162; WORD $0x4011; BYTE $0x0f // vmovups %zmm0, 0x3c0(%rax)
+	LONG $0xffe058e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0x8844; BYTE $0xd0 // movb %r10b, %al
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	WORD $0x894c; BYTE $0xdb // movq %r11, %rbx
+	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
+	LONG $0x2454234c; BYTE $0x60 // andq 0x60(%rsp), %r10
+	WORD $0x3145; BYTE $0xdb // xorl %r11d, %r11d
 	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x0774 // je 0x18d5 <k_mul_panels_pairs+0x18d5>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	WORD $0x3975 // jne 0x190e <k_mul_panels_pairs+0x190e>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
-	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
-	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
-	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
-	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
-	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
-	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
+	LONG $0xc3940f41 // sete %r11b
+	WORD $0x894d; BYTE $0xc6 // movq %r8, %r14
+	LONG $0x74440f4c; WORD $0x1824 // cmoveq 0x18(%rsp), %r14
+	LONG $0x07e3c141 // shll $0x7, %r11d
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x243c8b4c // movq (%rsp), %r15
+	LONG $0xf8440f4d // cmoveq %r8, %r15
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
@@ -1226,209 +1725,189 @@ TEXT ·pairsAVX512BF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
 	LONG $0xff57c0c5 // vxorps %xmm7, %xmm7, %xmm7
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	WORD $0x8949; BYTE $0xec // movq %rbp, %r12
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x01a08c0f; WORD $0x0000 // jl 0x1ae8 <k_mul_panels_pairs+0x1ae8>
-	LONG $0x245c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbx
-	WORD $0x894d; BYTE $0xda // movq %r11, %r10
-	LONG $0x246c8b48; BYTE $0x48 // movq 0x48(%rsp), %rbp
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x487d7262; WORD $0x0318 // vbroadcastss (%rbx), %zmm8
-	LONG $0x487c5162; WORD $0x0a10 // vmovups (%r10), %zmm9
-	LONG $0x487c5162; WORD $0x5210; BYTE $0x01 // vmovups 0x40(%r10), %zmm10
-	LONG $0x487c5162; WORD $0x5a10; BYTE $0x02 // vmovups 0x80(%r10), %zmm11
-	LONG $0x487c5162; WORD $0x6210; BYTE $0x03 // vmovups 0xc0(%r10), %zmm12
+	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
+	WORD $0x8949; BYTE $0xcc // movq %rcx, %r12
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	LONG $0x04f98348 // cmpq $0x4, %rcx
+	LONG $0x01f28c0f; WORD $0x0000 // jl 0x2568 <k_mul_panels_pairs+0x2568>
+	LONG $0x244c8b4c; BYTE $0x48 // movq 0x48(%rsp), %r9
+	QUAD $0x000000a824948948 // movq %rdx, 0xa8(%rsp)
+	WORD $0x8948; BYTE $0xd0 // movq %rdx, %rax
+	LONG $0x24648b4c; BYTE $0x58 // movq 0x58(%rsp), %r12
+	QUAD $0x0000010024948b48 // movq 0x100(%rsp), %rdx
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	WORD $0x894d; BYTE $0xe5 // movq %r12, %r13
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x0e180f41 // prefetcht0 (%r14)
+	WORD $0x3949; BYTE $0xd4 // cmpq %rdx, %r12
+	LONG $0x0000bc41; WORD $0x0000 // movl $0x0, %r12d
+	LONG $0xe24f0f4d // cmovgq %r10, %r12
+	LONG $0x4f180f41; BYTE $0x40 // prefetcht0 0x40(%r15)
+	LONG $0x000000bd; BYTE $0x00 // movl $0x0, %ebp
+	LONG $0xeb4f0f49 // cmovgq %r11, %rbp
+	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
+	LONG $0x487d5262; WORD $0x0118 // vbroadcastss (%r9), %zmm8
+	LONG $0x487c7162; WORD $0x0810 // vmovups (%rax), %zmm9
+	LONG $0x487c7162; WORD $0x5010; BYTE $0x01 // vmovups 0x40(%rax), %zmm10
+	LONG $0x487c7162; WORD $0x5810; BYTE $0x02 // vmovups 0x80(%rax), %zmm11
+	LONG $0x487c7162; WORD $0x6010; BYTE $0x03 // vmovups 0xc0(%rax), %zmm12
 	LONG $0x483ed262; WORD $0xf952 // vdpbf16ps %zmm9, %zmm8, %zmm7
 	LONG $0x483ed262; WORD $0xf252 // vdpbf16ps %zmm10, %zmm8, %zmm6
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm8
+	LONG $0x487d5262; WORD $0x4118; BYTE $0x01 // vbroadcastss 0x4(%r9), %zmm8
 	LONG $0x483ed262; WORD $0xe952 // vdpbf16ps %zmm9, %zmm8, %zmm5
 	LONG $0x483ed262; WORD $0xe252 // vdpbf16ps %zmm10, %zmm8, %zmm4
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm8
+	LONG $0x487d5262; WORD $0x4118; BYTE $0x02 // vbroadcastss 0x8(%r9), %zmm8
 	LONG $0x483ed262; WORD $0xd952 // vdpbf16ps %zmm9, %zmm8, %zmm3
 	LONG $0x483ed262; WORD $0xd252 // vdpbf16ps %zmm10, %zmm8, %zmm2
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm8
+	LONG $0x487d5262; WORD $0x4118; BYTE $0x03 // vbroadcastss 0xc(%r9), %zmm8
 	LONG $0x483ed262; WORD $0xc952 // vdpbf16ps %zmm9, %zmm8, %zmm1
 	LONG $0x483ed262; WORD $0xc252 // vdpbf16ps %zmm10, %zmm8, %zmm0
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x04 // vbroadcastss 0x10(%rbx), %zmm8
+	LONG $0x487d5262; WORD $0x4118; BYTE $0x04 // vbroadcastss 0x10(%r9), %zmm8
 	LONG $0x483ed262; WORD $0xfb52 // vdpbf16ps %zmm11, %zmm8, %zmm7
 	LONG $0x483ed262; WORD $0xf452 // vdpbf16ps %zmm12, %zmm8, %zmm6
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x05 // vbroadcastss 0x14(%rbx), %zmm8
+	LONG $0x487d5262; WORD $0x4118; BYTE $0x05 // vbroadcastss 0x14(%r9), %zmm8
 	LONG $0x483ed262; WORD $0xeb52 // vdpbf16ps %zmm11, %zmm8, %zmm5
 	LONG $0x483ed262; WORD $0xe452 // vdpbf16ps %zmm12, %zmm8, %zmm4
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x06 // vbroadcastss 0x18(%rbx), %zmm8
+	LONG $0x487d5262; WORD $0x4118; BYTE $0x06 // vbroadcastss 0x18(%r9), %zmm8
 	LONG $0x483ed262; WORD $0xdb52 // vdpbf16ps %zmm11, %zmm8, %zmm3
 	LONG $0x483ed262; WORD $0xd452 // vdpbf16ps %zmm12, %zmm8, %zmm2
-	LONG $0x487d7262; WORD $0x4318; BYTE $0x07 // vbroadcastss 0x1c(%rbx), %zmm8
+	LONG $0x487d5262; WORD $0x4118; BYTE $0x07 // vbroadcastss 0x1c(%r9), %zmm8
 	LONG $0x483ed262; WORD $0xcb52 // vdpbf16ps %zmm11, %zmm8, %zmm1
 	LONG $0x483ed262; WORD $0xc452 // vdpbf16ps %zmm12, %zmm8, %zmm0
-	LONG $0x487c5162; WORD $0x4210; BYTE $0x04 // vmovups 0x100(%r10), %zmm8
-	LONG $0x487c5162; WORD $0x4a10; BYTE $0x05 // vmovups 0x140(%r10), %zmm9
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x08 // vbroadcastss 0x20(%rbx), %zmm10
+	LONG $0x487c7162; WORD $0x4010; BYTE $0x04 // vmovups 0x100(%rax), %zmm8
+	LONG $0x487d5262; WORD $0x4918; BYTE $0x08 // vbroadcastss 0x20(%r9), %zmm9
+	LONG $0x487c7162; WORD $0x5010; BYTE $0x05 // vmovups 0x140(%rax), %zmm10
+	LONG $0x4836d262; WORD $0xf852 // vdpbf16ps %zmm8, %zmm9, %zmm7
+	LONG $0x487d5262; WORD $0x5918; BYTE $0x09 // vbroadcastss 0x24(%r9), %zmm11
+	LONG $0x4836d262; WORD $0xf252 // vdpbf16ps %zmm10, %zmm9, %zmm6
+	LONG $0x4826d262; WORD $0xe852 // vdpbf16ps %zmm8, %zmm11, %zmm5
+	LONG $0x487d5262; WORD $0x4918; BYTE $0x0a // vbroadcastss 0x28(%r9), %zmm9
+	LONG $0x4826d262; WORD $0xe252 // vdpbf16ps %zmm10, %zmm11, %zmm4
+	LONG $0x4836d262; WORD $0xd852 // vdpbf16ps %zmm8, %zmm9, %zmm3
+	LONG $0x487d5262; WORD $0x5918; BYTE $0x0b // vbroadcastss 0x2c(%r9), %zmm11
+	LONG $0x4836d262; WORD $0xd252 // vdpbf16ps %zmm10, %zmm9, %zmm2
+	LONG $0x4826d262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm11, %zmm1
+	LONG $0x4826d262; WORD $0xc252 // vdpbf16ps %zmm10, %zmm11, %zmm0
+	LONG $0x487c7162; WORD $0x4010; BYTE $0x06 // vmovups 0x180(%rax), %zmm8
+	LONG $0x487c7162; WORD $0x4810; BYTE $0x07 // vmovups 0x1c0(%rax), %zmm9
+	LONG $0x487d5262; WORD $0x5118; BYTE $0x0c // vbroadcastss 0x30(%r9), %zmm10
 	LONG $0x482ed262; WORD $0xf852 // vdpbf16ps %zmm8, %zmm10, %zmm7
 	LONG $0x482ed262; WORD $0xf152 // vdpbf16ps %zmm9, %zmm10, %zmm6
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x09 // vbroadcastss 0x24(%rbx), %zmm10
+	LONG $0x487d5262; WORD $0x5118; BYTE $0x0d // vbroadcastss 0x34(%r9), %zmm10
 	LONG $0x482ed262; WORD $0xe852 // vdpbf16ps %zmm8, %zmm10, %zmm5
 	LONG $0x482ed262; WORD $0xe152 // vdpbf16ps %zmm9, %zmm10, %zmm4
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0a // vbroadcastss 0x28(%rbx), %zmm10
+	LONG $0x487d5262; WORD $0x5118; BYTE $0x0e // vbroadcastss 0x38(%r9), %zmm10
 	LONG $0x482ed262; WORD $0xd852 // vdpbf16ps %zmm8, %zmm10, %zmm3
 	LONG $0x482ed262; WORD $0xd152 // vdpbf16ps %zmm9, %zmm10, %zmm2
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0b // vbroadcastss 0x2c(%rbx), %zmm10
+	LONG $0x487d5262; WORD $0x5118; BYTE $0x0f // vbroadcastss 0x3c(%r9), %zmm10
 	LONG $0x482ed262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm10, %zmm1
 	LONG $0x482ed262; WORD $0xc152 // vdpbf16ps %zmm9, %zmm10, %zmm0
-	LONG $0x487c5162; WORD $0x4210; BYTE $0x06 // vmovups 0x180(%r10), %zmm8
-	LONG $0x487c5162; WORD $0x4a10; BYTE $0x07 // vmovups 0x1c0(%r10), %zmm9
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0c // vbroadcastss 0x30(%rbx), %zmm10
-	LONG $0x482ed262; WORD $0xf852 // vdpbf16ps %zmm8, %zmm10, %zmm7
-	LONG $0x482ed262; WORD $0xf152 // vdpbf16ps %zmm9, %zmm10, %zmm6
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0d // vbroadcastss 0x34(%rbx), %zmm10
-	LONG $0x482ed262; WORD $0xe852 // vdpbf16ps %zmm8, %zmm10, %zmm5
-	LONG $0x482ed262; WORD $0xe152 // vdpbf16ps %zmm9, %zmm10, %zmm4
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0e // vbroadcastss 0x38(%rbx), %zmm10
-	LONG $0x482ed262; WORD $0xd852 // vdpbf16ps %zmm8, %zmm10, %zmm3
-	LONG $0x482ed262; WORD $0xd152 // vdpbf16ps %zmm9, %zmm10, %zmm2
-	LONG $0x487d7262; WORD $0x5318; BYTE $0x0f // vbroadcastss 0x3c(%rbx), %zmm10
-	LONG $0x482ed262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm10, %zmm1
-	LONG $0x482ed262; WORD $0xc152 // vdpbf16ps %zmm9, %zmm10, %zmm0
-	LONG $0x40c38348 // addq $0x40, %rbx
-	LONG $0x00c28149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r10 # imm = 0x200
-	LONG $0xfc658d4c // leaq -0x4(%rbp), %r12
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x894c; BYTE $0xe5 // movq %r12, %rbp
-	LONG $0xfe78870f; WORD $0xffff // ja 0x1960 <k_mul_panels_pairs+0x1960>
+	LONG $0x40c18349 // addq $0x40, %r9
+	LONG $0x02000548; WORD $0x0000 // addq $0x200, %rax # imm = 0x200
+	WORD $0x014d; BYTE $0xe7 // addq %r12, %r15
+	WORD $0x0149; BYTE $0xee // addq %rbp, %r14
+	LONG $0xfc658d4d // leaq -0x4(%r13), %r12
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x07fd8349 // cmpq $0x7, %r13
+	LONG $0xfe4a870f; WORD $0xffff // ja 0x23a0 <k_mul_panels_pairs+0x23a0>
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	QUAD $0x000000a824948b48 // movq 0xa8(%rsp), %rdx
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
 	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
-	LONG $0x0ab98e0f; WORD $0x0000 // jle 0x25aa <k_mul_panels_pairs+0x25aa>
+	LONG $0x00fd8e0f; WORD $0x0000 // jle 0x266e <k_mul_panels_pairs+0x266e>
 	WORD $0xff49; BYTE $0xc4 // incq %r12
 	WORD $0xc931 // xorl %ecx, %ecx
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
-	LONG $0x487c5162; WORD $0x0410; BYTE $0xca // vmovups (%r10,%rcx,8), %zmm8
-	QUAD $0x01ca4c10487c5162 // vmovups 0x40(%r10,%rcx,8), %zmm9
-	LONG $0x487d7262; WORD $0x1418; BYTE $0x0b // vbroadcastss (%rbx,%rcx), %zmm10
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
+	LONG $0x487c7162; WORD $0x0410; BYTE $0xc8 // vmovups (%rax,%rcx,8), %zmm8
+	QUAD $0x01c84c10487c7162 // vmovups 0x40(%rax,%rcx,8), %zmm9
+	LONG $0x487d5262; WORD $0x1418; BYTE $0x09 // vbroadcastss (%r9,%rcx), %zmm10
 	LONG $0x482ed262; WORD $0xf852 // vdpbf16ps %zmm8, %zmm10, %zmm7
 	LONG $0x482ed262; WORD $0xf152 // vdpbf16ps %zmm9, %zmm10, %zmm6
-	QUAD $0x010b5418487d7262 // vbroadcastss 0x4(%rbx,%rcx), %zmm10
+	QUAD $0x01095418487d5262 // vbroadcastss 0x4(%r9,%rcx), %zmm10
 	LONG $0x482ed262; WORD $0xe852 // vdpbf16ps %zmm8, %zmm10, %zmm5
 	LONG $0x482ed262; WORD $0xe152 // vdpbf16ps %zmm9, %zmm10, %zmm4
-	QUAD $0x020b5418487d7262 // vbroadcastss 0x8(%rbx,%rcx), %zmm10
+	QUAD $0x02095418487d5262 // vbroadcastss 0x8(%r9,%rcx), %zmm10
 	LONG $0x482ed262; WORD $0xd852 // vdpbf16ps %zmm8, %zmm10, %zmm3
 	LONG $0x482ed262; WORD $0xd152 // vdpbf16ps %zmm9, %zmm10, %zmm2
-	QUAD $0x030b5418487d7262 // vbroadcastss 0xc(%rbx,%rcx), %zmm10
+	QUAD $0x03095418487d5262 // vbroadcastss 0xc(%r9,%rcx), %zmm10
 	LONG $0x482ed262; WORD $0xc852 // vdpbf16ps %zmm8, %zmm10, %zmm1
 	LONG $0x482ed262; WORD $0xc152 // vdpbf16ps %zmm9, %zmm10, %zmm0
 	LONG $0x10c18348 // addq $0x10, %rcx
 	WORD $0xff49; BYTE $0xcc // decq %r12
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x9577 // ja 0x1b00 <k_mul_panels_pairs+0x1b00>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x0a44840f; WORD $0x0000 // je 0x25b9 <k_mul_panels_pairs+0x25b9>
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x1c56850f; WORD $0x0000 // jne 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0x4844d162; WORD $0x3858 // vaddps (%r8), %zmm7, %zmm7
-	LONG $0x484cd162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%r8), %zmm6, %zmm6
-	LONG $0x4854d162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%r8), %zmm5, %zmm5
-	LONG $0x485cd162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm4, %zmm4
-	LONG $0x4864d162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%r8), %zmm3, %zmm3
-	LONG $0x486cd162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%r8), %zmm2, %zmm2
-	LONG $0x4874d162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%r8), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm0, %zmm0
-	LONG $0x001c1ae9; BYTE $0x00 // jmp 0x37da <k_mul_panels_pairs+0x37da>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xc19e0f41 // setle %r9b
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x950f; BYTE $0xc3 // setne %bl
-	WORD $0x0844; BYTE $0xcb // orb %r9b, %bl
-	LONG $0x010c850f; WORD $0x0000 // jne 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x00fb840f; WORD $0x0000 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
+	WORD $0x9577 // ja 0x2590 <k_mul_panels_pairs+0x2590>
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x0085840f; WORD $0x0000 // je 0x268f <k_mul_panels_pairs+0x268f>
+	LONG $0x02ff8348 // cmpq $0x2, %rdi
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
 	LONG $0x240c8b4c // movq (%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x8e // prefetcht0 (%rsi,%r9,4)
-	LONG $0x4c180f42; WORD $0x408e // prefetcht0 0x40(%rsi,%r9,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x00e2840f; WORD $0x0000 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x00c8840f; WORD $0x0000 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x00ae840f; WORD $0x0000 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x40 // movq 0x40(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0x0094840f; WORD $0x0000 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	WORD $0x7e74 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x6874 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x28 // movq 0x28(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	WORD $0x5274 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x09fd8348 // cmpq $0x9, %rbp
-	WORD $0x3c74 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x68 // movq 0x68(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x0afd8348 // cmpq $0xa, %rbp
-	WORD $0x2674 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x60 // movq 0x60(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x0bfd8348 // cmpq $0xb, %rbp
-	WORD $0x1074 // je 0x1ce4 <k_mul_panels_pairs+0x1ce4>
-	LONG $0x244c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r9
-	LONG $0x0c180f42; BYTE $0x0e // prefetcht0 (%rsi,%r9)
-	LONG $0x4c180f42; WORD $0x400e // prefetcht0 0x40(%rsi,%r9)
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	WORD $0x0b74 // je 0x1cf5 <k_mul_panels_pairs+0x1cf5>
-	LONG $0x487f8348; BYTE $0x02 // cmpq $0x2, 0x48(%rdi)
-	LONG $0x00b9850f; WORD $0x0000 // jne 0x1dae <k_mul_panels_pairs+0x1dae>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
-	QUAD $0x0000008088180f41 // prefetcht0 0x80(%r8)
-	QUAD $0x000000c088180f41 // prefetcht0 0xc0(%r8)
-	QUAD $0x0000010088180f41 // prefetcht0 0x100(%r8)
-	QUAD $0x0000014088180f41 // prefetcht0 0x140(%r8)
-	QUAD $0x0000018088180f41 // prefetcht0 0x180(%r8)
-	QUAD $0x000001c088180f41 // prefetcht0 0x1c0(%r8)
-	QUAD $0x0000020088180f41 // prefetcht0 0x200(%r8)
-	QUAD $0x0000024088180f41 // prefetcht0 0x240(%r8)
-	QUAD $0x0000028088180f41 // prefetcht0 0x280(%r8)
-	QUAD $0x000002c088180f41 // prefetcht0 0x2c0(%r8)
-	QUAD $0x0000030088180f41 // prefetcht0 0x300(%r8)
-	QUAD $0x0000034088180f41 // prefetcht0 0x340(%r8)
-	QUAD $0x0000038088180f41 // prefetcht0 0x380(%r8)
-	QUAD $0x000003c088180f41 // prefetcht0 0x3c0(%r8)
-	QUAD $0x0000040088180f41 // prefetcht0 0x400(%r8)
-	QUAD $0x0000044088180f41 // prefetcht0 0x440(%r8)
-	QUAD $0x0000048088180f41 // prefetcht0 0x480(%r8)
-	QUAD $0x000004c088180f41 // prefetcht0 0x4c0(%r8)
-	QUAD $0x0000050088180f41 // prefetcht0 0x500(%r8)
-	QUAD $0x0000054088180f41 // prefetcht0 0x540(%r8)
-	QUAD $0x0000058088180f41 // prefetcht0 0x580(%r8)
-	QUAD $0x000005c088180f41 // prefetcht0 0x5c0(%r8)
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x16f0850f; WORD $0x0000 // jne 0x3d12 <k_mul_panels_pairs+0x3d12>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4844f162; WORD $0x3858 // vaddps (%rax), %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm6, %zmm6
+	LONG $0x4854f162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%rax), %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%rax), %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%rax), %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%rax), %zmm0, %zmm0
+	LONG $0x50798348; BYTE $0x01 // cmpq $0x1, 0x50(%rcx)
+	LONG $0xdcb0850f; WORD $0xffff // jne 0x319 <k_mul_panels_pairs+0x319>
+	LONG $0x0016afe9; BYTE $0x00 // jmp 0x3d1d <k_mul_panels_pairs+0x3d1d>
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x8949; BYTE $0xdb // movq %rbx, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x01ff8348 // cmpq $0x1, %rdi
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0xff7b850f; WORD $0xffff // jne 0x260a <k_mul_panels_pairs+0x260a>
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x166c8e0f; WORD $0x0000 // jle 0x3d12 <k_mul_panels_pairs+0x3d12>
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	LONG $0x115a8c0f; WORD $0x0000 // jl 0x380a <k_mul_panels_pairs+0x380a>
+	LONG $0x4844d162; WORD $0x3958 // vaddps (%r9), %zmm7, %zmm7
+	LONG $0xf0758d48 // leaq -0x10(%rbp), %rsi
+	LONG $0x40418d49 // leaq 0x40(%r9), %rax
+	LONG $0x1ffd8348 // cmpq $0x1f, %rbp
+	LONG $0x1368860f; WORD $0x0000 // jbe 0x3a30 <k_mul_panels_pairs+0x3a30>
+	LONG $0x484cf162; WORD $0x3058 // vaddps (%rax), %zmm6, %zmm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x163a840f; WORD $0x0000 // je 0x3d12 <k_mul_panels_pairs+0x3d12>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487c5162; WORD $0x0410; BYTE $0x81 // vmovups (%r9,%rax,4), %zmm8
+	QUAD $0x01814c10487c5162 // vmovups 0x40(%r9,%rax,4), %zmm9
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
+	LONG $0x4834f162; WORD $0xe458 // vaddps %zmm4, %zmm9, %zmm4
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x14fa850f; WORD $0x0000 // jne 0x3bfe <k_mul_panels_pairs+0x3bfe>
+	LONG $0x001609e9; BYTE $0x00 // jmp 0x3d12 <k_mul_panels_pairs+0x3d12>
+	WORD $0x8840; BYTE $0xf8 // movb %dil, %al
+	WORD $0xf748; BYTE $0xd8 // negq %rax
+	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	WORD $0x8948; BYTE $0xc7 // movq %rax, %rdi
+	LONG $0x247c2348; BYTE $0x60 // andq 0x60(%rsp), %rdi
+	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
+	LONG $0x02f98349 // cmpq $0x2, %r9
+	LONG $0xc6940f41 // sete %r14b
+	WORD $0x894d; BYTE $0xc3 // movq %r8, %r11
+	LONG $0x5c440f4c; WORD $0x1824 // cmoveq 0x18(%rsp), %r11
+	LONG $0x07e6c141 // shll $0x7, %r14d
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	WORD $0x894d; BYTE $0xcf // movq %r9, %r15
+	LONG $0xf8440f4d // cmoveq %r8, %r15
 	LONG $0x0044a162; WORD $0xff57 // vxorps %xmm23, %xmm23, %xmm23
 	LONG $0x004ca162; WORD $0xf657 // vxorps %xmm22, %xmm22, %xmm22
 	LONG $0x0054a162; WORD $0xed57 // vxorps %xmm21, %xmm21, %xmm21
@@ -1453,2364 +1932,2101 @@ TEXT ·pairsAVX512BF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
+	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
+	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
 	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	WORD $0x894c; BYTE $0xe3 // movq %r12, %rbx
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	LONG $0x03fd8c0f; WORD $0x0000 // jl 0x223d <k_mul_panels_pairs+0x223d>
-	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
-	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
+	LONG $0x04f88348 // cmpq $0x4, %rax
+	LONG $0x04718c0f; WORD $0x0000 // jl 0x2c43 <k_mul_panels_pairs+0x2c43>
+	LONG $0x245c8948; BYTE $0x40 // movq %rbx, 0x40(%rsp)
 	LONG $0x24648b4c; BYTE $0x48 // movq 0x48(%rsp), %r12
-	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
-	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
-	LONG $0x487d4262; WORD $0x1118 // vbroadcastss (%r9), %zmm26
-	LONG $0x487c6162; WORD $0x5d10; BYTE $0x00 // vmovups (%rbp), %zmm27
-	LONG $0x487c6162; WORD $0x6510; BYTE $0x01 // vmovups 0x40(%rbp), %zmm28
-	LONG $0x487c6162; WORD $0x4d10; BYTE $0x02 // vmovups 0x80(%rbp), %zmm25
-	LONG $0x487c6162; WORD $0x4510; BYTE $0x03 // vmovups 0xc0(%rbp), %zmm24
+	WORD $0x8949; BYTE $0xd2 // movq %rdx, %r10
+	LONG $0x246c8b4c; BYTE $0x58 // movq 0x58(%rsp), %r13
+	QUAD $0x000000f0249c8b48 // movq 0xf0(%rsp), %rbx
+	LONG $0x00401f0f // nopl (%rax)
+	WORD $0x894d; BYTE $0xe9 // movq %r13, %r9
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x0f180f41 // prefetcht0 (%r15)
+	LONG $0x0b180f41 // prefetcht0 (%r11)
+	WORD $0x3949; BYTE $0xdd // cmpq %rbx, %r13
+	LONG $0x0000bd41; WORD $0x0000 // movl $0x0, %r13d
+	LONG $0xef4f0f4c // cmovgq %rdi, %r13
+	LONG $0x4f180f41; BYTE $0x40 // prefetcht0 0x40(%r15)
+	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
+	LONG $0xc64f0f49 // cmovgq %r14, %rax
+	LONG $0x4b180f41; BYTE $0x40 // prefetcht0 0x40(%r11)
+	LONG $0x487d4262; WORD $0x1418; BYTE $0x24 // vbroadcastss (%r12), %zmm26
+	LONG $0x487c4162; WORD $0x1a10 // vmovups (%r10), %zmm27
+	LONG $0x487c4162; WORD $0x6210; BYTE $0x01 // vmovups 0x40(%r10), %zmm28
+	LONG $0x487c4162; WORD $0x4a10; BYTE $0x02 // vmovups 0x80(%r10), %zmm25
+	LONG $0x487c4162; WORD $0x4210; BYTE $0x03 // vmovups 0xc0(%r10), %zmm24
 	LONG $0x402e8262; WORD $0xfb52 // vdpbf16ps %zmm27, %zmm26, %zmm23
 	LONG $0x402e8262; WORD $0xf452 // vdpbf16ps %zmm28, %zmm26, %zmm22
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x01 // vbroadcastss 0x4(%r9), %zmm26
+	QUAD $0x01245418487d4262 // vbroadcastss 0x4(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xeb52 // vdpbf16ps %zmm27, %zmm26, %zmm21
 	LONG $0x402e8262; WORD $0xe452 // vdpbf16ps %zmm28, %zmm26, %zmm20
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x02 // vbroadcastss 0x8(%r9), %zmm26
+	QUAD $0x02245418487d4262 // vbroadcastss 0x8(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xdb52 // vdpbf16ps %zmm27, %zmm26, %zmm19
 	LONG $0x402e8262; WORD $0xd452 // vdpbf16ps %zmm28, %zmm26, %zmm18
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x03 // vbroadcastss 0xc(%r9), %zmm26
+	QUAD $0x03245418487d4262 // vbroadcastss 0xc(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xcb52 // vdpbf16ps %zmm27, %zmm26, %zmm17
 	LONG $0x402e8262; WORD $0xc452 // vdpbf16ps %zmm28, %zmm26, %zmm16
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x04 // vbroadcastss 0x10(%r9), %zmm26
+	QUAD $0x04245418487d4262 // vbroadcastss 0x10(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xfb52 // vdpbf16ps %zmm27, %zmm26, %zmm15
 	LONG $0x402e1262; WORD $0xf452 // vdpbf16ps %zmm28, %zmm26, %zmm14
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x05 // vbroadcastss 0x14(%r9), %zmm26
+	QUAD $0x05245418487d4262 // vbroadcastss 0x14(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xeb52 // vdpbf16ps %zmm27, %zmm26, %zmm13
 	LONG $0x402e1262; WORD $0xe452 // vdpbf16ps %zmm28, %zmm26, %zmm12
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x06 // vbroadcastss 0x18(%r9), %zmm26
+	QUAD $0x06245418487d4262 // vbroadcastss 0x18(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xdb52 // vdpbf16ps %zmm27, %zmm26, %zmm11
 	LONG $0x402e1262; WORD $0xd452 // vdpbf16ps %zmm28, %zmm26, %zmm10
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x07 // vbroadcastss 0x1c(%r9), %zmm26
+	QUAD $0x07245418487d4262 // vbroadcastss 0x1c(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xcb52 // vdpbf16ps %zmm27, %zmm26, %zmm9
 	LONG $0x402e1262; WORD $0xc452 // vdpbf16ps %zmm28, %zmm26, %zmm8
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x08 // vbroadcastss 0x20(%r9), %zmm26
+	QUAD $0x08245418487d4262 // vbroadcastss 0x20(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xfb52 // vdpbf16ps %zmm27, %zmm26, %zmm7
 	LONG $0x402e9262; WORD $0xf452 // vdpbf16ps %zmm28, %zmm26, %zmm6
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x09 // vbroadcastss 0x24(%r9), %zmm26
+	QUAD $0x09245418487d4262 // vbroadcastss 0x24(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xeb52 // vdpbf16ps %zmm27, %zmm26, %zmm5
 	LONG $0x402e9262; WORD $0xe452 // vdpbf16ps %zmm28, %zmm26, %zmm4
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x0a // vbroadcastss 0x28(%r9), %zmm26
+	QUAD $0x0a245418487d4262 // vbroadcastss 0x28(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xdb52 // vdpbf16ps %zmm27, %zmm26, %zmm3
 	LONG $0x402e9262; WORD $0xd452 // vdpbf16ps %zmm28, %zmm26, %zmm2
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x0b // vbroadcastss 0x2c(%r9), %zmm26
+	QUAD $0x0b245418487d4262 // vbroadcastss 0x2c(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xcb52 // vdpbf16ps %zmm27, %zmm26, %zmm1
 	LONG $0x402e9262; WORD $0xc452 // vdpbf16ps %zmm28, %zmm26, %zmm0
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x0c // vbroadcastss 0x30(%r9), %zmm26
+	QUAD $0x0c245418487d4262 // vbroadcastss 0x30(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xf952 // vdpbf16ps %zmm25, %zmm26, %zmm23
 	LONG $0x402e8262; WORD $0xf052 // vdpbf16ps %zmm24, %zmm26, %zmm22
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x0d // vbroadcastss 0x34(%r9), %zmm26
+	QUAD $0x0d245418487d4262 // vbroadcastss 0x34(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xe952 // vdpbf16ps %zmm25, %zmm26, %zmm21
 	LONG $0x402e8262; WORD $0xe052 // vdpbf16ps %zmm24, %zmm26, %zmm20
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x0e // vbroadcastss 0x38(%r9), %zmm26
+	QUAD $0x0e245418487d4262 // vbroadcastss 0x38(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xd952 // vdpbf16ps %zmm25, %zmm26, %zmm19
 	LONG $0x402e8262; WORD $0xd052 // vdpbf16ps %zmm24, %zmm26, %zmm18
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x0f // vbroadcastss 0x3c(%r9), %zmm26
+	QUAD $0x0f245418487d4262 // vbroadcastss 0x3c(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xc952 // vdpbf16ps %zmm25, %zmm26, %zmm17
 	LONG $0x402e8262; WORD $0xc052 // vdpbf16ps %zmm24, %zmm26, %zmm16
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x10 // vbroadcastss 0x40(%r9), %zmm26
+	QUAD $0x10245418487d4262 // vbroadcastss 0x40(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xf952 // vdpbf16ps %zmm25, %zmm26, %zmm15
 	LONG $0x402e1262; WORD $0xf052 // vdpbf16ps %zmm24, %zmm26, %zmm14
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x11 // vbroadcastss 0x44(%r9), %zmm26
+	QUAD $0x11245418487d4262 // vbroadcastss 0x44(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xe952 // vdpbf16ps %zmm25, %zmm26, %zmm13
 	LONG $0x402e1262; WORD $0xe052 // vdpbf16ps %zmm24, %zmm26, %zmm12
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x12 // vbroadcastss 0x48(%r9), %zmm26
+	QUAD $0x12245418487d4262 // vbroadcastss 0x48(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xd952 // vdpbf16ps %zmm25, %zmm26, %zmm11
 	LONG $0x402e1262; WORD $0xd052 // vdpbf16ps %zmm24, %zmm26, %zmm10
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x13 // vbroadcastss 0x4c(%r9), %zmm26
+	QUAD $0x13245418487d4262 // vbroadcastss 0x4c(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xc952 // vdpbf16ps %zmm25, %zmm26, %zmm9
 	LONG $0x402e1262; WORD $0xc052 // vdpbf16ps %zmm24, %zmm26, %zmm8
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x14 // vbroadcastss 0x50(%r9), %zmm26
+	QUAD $0x14245418487d4262 // vbroadcastss 0x50(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xf952 // vdpbf16ps %zmm25, %zmm26, %zmm7
 	LONG $0x402e9262; WORD $0xf052 // vdpbf16ps %zmm24, %zmm26, %zmm6
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x15 // vbroadcastss 0x54(%r9), %zmm26
+	QUAD $0x15245418487d4262 // vbroadcastss 0x54(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xe952 // vdpbf16ps %zmm25, %zmm26, %zmm5
 	LONG $0x402e9262; WORD $0xe052 // vdpbf16ps %zmm24, %zmm26, %zmm4
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x16 // vbroadcastss 0x58(%r9), %zmm26
+	QUAD $0x16245418487d4262 // vbroadcastss 0x58(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xd952 // vdpbf16ps %zmm25, %zmm26, %zmm3
 	LONG $0x402e9262; WORD $0xd052 // vdpbf16ps %zmm24, %zmm26, %zmm2
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x17 // vbroadcastss 0x5c(%r9), %zmm26
+	QUAD $0x17245418487d4262 // vbroadcastss 0x5c(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xc952 // vdpbf16ps %zmm25, %zmm26, %zmm1
 	LONG $0x402e9262; WORD $0xc052 // vdpbf16ps %zmm24, %zmm26, %zmm0
-	LONG $0x487c6162; WORD $0x4510; BYTE $0x04 // vmovups 0x100(%rbp), %zmm24
-	LONG $0x487c6162; WORD $0x4d10; BYTE $0x05 // vmovups 0x140(%rbp), %zmm25
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x18 // vbroadcastss 0x60(%r9), %zmm26
+	LONG $0x487c4162; WORD $0x4210; BYTE $0x04 // vmovups 0x100(%r10), %zmm24
+	QUAD $0x18245418487d4262 // vbroadcastss 0x60(%r12), %zmm26
+	LONG $0x487c4162; WORD $0x4a10; BYTE $0x05 // vmovups 0x140(%r10), %zmm25
+	LONG $0x402e8262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm23
+	QUAD $0x19245c18487d4262 // vbroadcastss 0x64(%r12), %zmm27
+	LONG $0x402e8262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm22
+	LONG $0x40268262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm27, %zmm21
+	QUAD $0x1a245418487d4262 // vbroadcastss 0x68(%r12), %zmm26
+	LONG $0x40268262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm27, %zmm20
+	LONG $0x402e8262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm19
+	QUAD $0x1b245c18487d4262 // vbroadcastss 0x6c(%r12), %zmm27
+	LONG $0x402e8262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm18
+	LONG $0x40268262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm27, %zmm17
+	QUAD $0x1c245418487d4262 // vbroadcastss 0x70(%r12), %zmm26
+	LONG $0x40268262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm27, %zmm16
+	LONG $0x402e1262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm15
+	QUAD $0x1d245c18487d4262 // vbroadcastss 0x74(%r12), %zmm27
+	LONG $0x402e1262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm14
+	LONG $0x40261262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm27, %zmm13
+	QUAD $0x1e245418487d4262 // vbroadcastss 0x78(%r12), %zmm26
+	LONG $0x40261262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm27, %zmm12
+	LONG $0x402e1262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm11
+	QUAD $0x1f245c18487d4262 // vbroadcastss 0x7c(%r12), %zmm27
+	LONG $0x402e1262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm10
+	LONG $0x40261262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm27, %zmm9
+	QUAD $0x20245418487d4262 // vbroadcastss 0x80(%r12), %zmm26
+	LONG $0x40261262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm27, %zmm8
+	LONG $0x402e9262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm7
+	QUAD $0x21245c18487d4262 // vbroadcastss 0x84(%r12), %zmm27
+	LONG $0x402e9262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm6
+	LONG $0x40269262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm27, %zmm5
+	QUAD $0x22245418487d4262 // vbroadcastss 0x88(%r12), %zmm26
+	LONG $0x40269262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm27, %zmm4
+	LONG $0x402e9262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm3
+	QUAD $0x23245c18487d4262 // vbroadcastss 0x8c(%r12), %zmm27
+	LONG $0x402e9262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm2
+	LONG $0x40269262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm27, %zmm1
+	LONG $0x40269262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm27, %zmm0
+	LONG $0x487c4162; WORD $0x4210; BYTE $0x06 // vmovups 0x180(%r10), %zmm24
+	LONG $0x487c4162; WORD $0x4a10; BYTE $0x07 // vmovups 0x1c0(%r10), %zmm25
+	QUAD $0x24245418487d4262 // vbroadcastss 0x90(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm23
 	LONG $0x402e8262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm22
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x19 // vbroadcastss 0x64(%r9), %zmm26
+	QUAD $0x25245418487d4262 // vbroadcastss 0x94(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm21
 	LONG $0x402e8262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm20
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x1a // vbroadcastss 0x68(%r9), %zmm26
+	QUAD $0x26245418487d4262 // vbroadcastss 0x98(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm19
 	LONG $0x402e8262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm18
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x1b // vbroadcastss 0x6c(%r9), %zmm26
+	QUAD $0x27245418487d4262 // vbroadcastss 0x9c(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm17
 	LONG $0x402e8262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm16
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x1c // vbroadcastss 0x70(%r9), %zmm26
+	QUAD $0x28245418487d4262 // vbroadcastss 0xa0(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm15
 	LONG $0x402e1262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm14
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x1d // vbroadcastss 0x74(%r9), %zmm26
+	QUAD $0x29245418487d4262 // vbroadcastss 0xa4(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm13
 	LONG $0x402e1262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm12
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x1e // vbroadcastss 0x78(%r9), %zmm26
+	QUAD $0x2a245418487d4262 // vbroadcastss 0xa8(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm11
 	LONG $0x402e1262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm10
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x1f // vbroadcastss 0x7c(%r9), %zmm26
+	QUAD $0x2b245418487d4262 // vbroadcastss 0xac(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm9
 	LONG $0x402e1262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm8
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x20 // vbroadcastss 0x80(%r9), %zmm26
+	QUAD $0x2c245418487d4262 // vbroadcastss 0xb0(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm7
 	LONG $0x402e9262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm6
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x21 // vbroadcastss 0x84(%r9), %zmm26
+	QUAD $0x2d245418487d4262 // vbroadcastss 0xb4(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm5
 	LONG $0x402e9262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm4
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x22 // vbroadcastss 0x88(%r9), %zmm26
+	QUAD $0x2e245418487d4262 // vbroadcastss 0xb8(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm3
 	LONG $0x402e9262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm2
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x23 // vbroadcastss 0x8c(%r9), %zmm26
+	QUAD $0x2f245418487d4262 // vbroadcastss 0xbc(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm1
 	LONG $0x402e9262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm0
-	LONG $0x487c6162; WORD $0x4510; BYTE $0x06 // vmovups 0x180(%rbp), %zmm24
-	LONG $0x487c6162; WORD $0x4d10; BYTE $0x07 // vmovups 0x1c0(%rbp), %zmm25
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x24 // vbroadcastss 0x90(%r9), %zmm26
+	LONG $0xc0c48149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r12
+	LONG $0x00c28149; WORD $0x0002; BYTE $0x00 // addq $0x200, %r10 # imm = 0x200
+	WORD $0x014d; BYTE $0xef // addq %r13, %r15
+	WORD $0x0149; BYTE $0xc3 // addq %rax, %r11
+	LONG $0xfc698d4d // leaq -0x4(%r9), %r13
+	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
+	LONG $0x07f98349 // cmpq $0x7, %r9
+	LONG $0xfbb6870f; WORD $0xffff // ja 0x27f0 <k_mul_panels_pairs+0x27f0>
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	WORD $0x854d; BYTE $0xed // testq %r13, %r13
+	LONG $0x01278e0f; WORD $0x0000 // jle 0x2d73 <k_mul_panels_pairs+0x2d73>
+	WORD $0xff49; BYTE $0xc5 // incq %r13
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x00401f0f // nopl (%rax)
+	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
+	LONG $0x487c4162; WORD $0x4a10; BYTE $0x01 // vmovups 0x40(%r10), %zmm25
+	LONG $0x487d4262; WORD $0x1418; BYTE $0x24 // vbroadcastss (%r12), %zmm26
 	LONG $0x402e8262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm23
 	LONG $0x402e8262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm22
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x25 // vbroadcastss 0x94(%r9), %zmm26
+	QUAD $0x01245418487d4262 // vbroadcastss 0x4(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm21
 	LONG $0x402e8262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm20
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x26 // vbroadcastss 0x98(%r9), %zmm26
+	QUAD $0x02245418487d4262 // vbroadcastss 0x8(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm19
 	LONG $0x402e8262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm18
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x27 // vbroadcastss 0x9c(%r9), %zmm26
+	QUAD $0x03245418487d4262 // vbroadcastss 0xc(%r12), %zmm26
 	LONG $0x402e8262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm17
 	LONG $0x402e8262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm16
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x28 // vbroadcastss 0xa0(%r9), %zmm26
+	QUAD $0x04245418487d4262 // vbroadcastss 0x10(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm15
 	LONG $0x402e1262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm14
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x29 // vbroadcastss 0xa4(%r9), %zmm26
+	QUAD $0x05245418487d4262 // vbroadcastss 0x14(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm13
 	LONG $0x402e1262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm12
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x2a // vbroadcastss 0xa8(%r9), %zmm26
+	QUAD $0x06245418487d4262 // vbroadcastss 0x18(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm11
 	LONG $0x402e1262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm10
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x2b // vbroadcastss 0xac(%r9), %zmm26
+	QUAD $0x07245418487d4262 // vbroadcastss 0x1c(%r12), %zmm26
 	LONG $0x402e1262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm9
 	LONG $0x402e1262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm8
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x2c // vbroadcastss 0xb0(%r9), %zmm26
+	QUAD $0x08245418487d4262 // vbroadcastss 0x20(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm7
 	LONG $0x402e9262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm6
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x2d // vbroadcastss 0xb4(%r9), %zmm26
+	QUAD $0x09245418487d4262 // vbroadcastss 0x24(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm5
 	LONG $0x402e9262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm4
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x2e // vbroadcastss 0xb8(%r9), %zmm26
+	QUAD $0x0a245418487d4262 // vbroadcastss 0x28(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm3
 	LONG $0x402e9262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm2
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x2f // vbroadcastss 0xbc(%r9), %zmm26
+	QUAD $0x0b245418487d4262 // vbroadcastss 0x2c(%r12), %zmm26
 	LONG $0x402e9262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm1
 	LONG $0x402e9262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm0
-	LONG $0xc0c18149; WORD $0x0000; BYTE $0x00 // addq $0xc0, %r9
-	LONG $0x00c58148; WORD $0x0002; BYTE $0x00 // addq $0x200, %rbp # imm = 0x200
-	LONG $0x245c8d49; BYTE $0xfc // leaq -0x4(%r12), %rbx
-	WORD $0x0148; BYTE $0xca // addq %rcx, %rdx
-	LONG $0x07fc8349 // cmpq $0x7, %r12
-	WORD $0x8949; BYTE $0xdc // movq %rbx, %r12
-	LONG $0xfc13870f; WORD $0xffff // ja 0x1e50 <k_mul_panels_pairs+0x1e50>
-	WORD $0x8548; BYTE $0xdb // testq %rbx, %rbx
-	LONG $0x01108e0f; WORD $0x0000 // jle 0x2356 <k_mul_panels_pairs+0x2356>
-	WORD $0xff48; BYTE $0xc3 // incq %rbx
-	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
-	LONG $0x487c6162; WORD $0x4510; BYTE $0x00 // vmovups (%rbp), %zmm24
-	LONG $0x487c6162; WORD $0x4d10; BYTE $0x01 // vmovups 0x40(%rbp), %zmm25
-	LONG $0x487d4262; WORD $0x1118 // vbroadcastss (%r9), %zmm26
-	LONG $0x402e8262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm23
-	LONG $0x402e8262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm22
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x01 // vbroadcastss 0x4(%r9), %zmm26
-	LONG $0x402e8262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm21
-	LONG $0x402e8262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm20
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x02 // vbroadcastss 0x8(%r9), %zmm26
-	LONG $0x402e8262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm19
-	LONG $0x402e8262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm18
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x03 // vbroadcastss 0xc(%r9), %zmm26
-	LONG $0x402e8262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm17
-	LONG $0x402e8262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm16
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x04 // vbroadcastss 0x10(%r9), %zmm26
-	LONG $0x402e1262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm15
-	LONG $0x402e1262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm14
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x05 // vbroadcastss 0x14(%r9), %zmm26
-	LONG $0x402e1262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm13
-	LONG $0x402e1262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm12
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x06 // vbroadcastss 0x18(%r9), %zmm26
-	LONG $0x402e1262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm11
-	LONG $0x402e1262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm10
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x07 // vbroadcastss 0x1c(%r9), %zmm26
-	LONG $0x402e1262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm9
-	LONG $0x402e1262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm8
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x08 // vbroadcastss 0x20(%r9), %zmm26
-	LONG $0x402e9262; WORD $0xf852 // vdpbf16ps %zmm24, %zmm26, %zmm7
-	LONG $0x402e9262; WORD $0xf152 // vdpbf16ps %zmm25, %zmm26, %zmm6
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x09 // vbroadcastss 0x24(%r9), %zmm26
-	LONG $0x402e9262; WORD $0xe852 // vdpbf16ps %zmm24, %zmm26, %zmm5
-	LONG $0x402e9262; WORD $0xe152 // vdpbf16ps %zmm25, %zmm26, %zmm4
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x0a // vbroadcastss 0x28(%r9), %zmm26
-	LONG $0x402e9262; WORD $0xd852 // vdpbf16ps %zmm24, %zmm26, %zmm3
-	LONG $0x402e9262; WORD $0xd152 // vdpbf16ps %zmm25, %zmm26, %zmm2
-	LONG $0x487d4262; WORD $0x5118; BYTE $0x0b // vbroadcastss 0x2c(%r9), %zmm26
-	LONG $0x402e9262; WORD $0xc852 // vdpbf16ps %zmm24, %zmm26, %zmm1
-	LONG $0x402e9262; WORD $0xc152 // vdpbf16ps %zmm25, %zmm26, %zmm0
-	LONG $0x30c18349 // addq $0x30, %r9
-	LONG $0x80ed8348 // subq $-0x80, %rbp
-	WORD $0xff48; BYTE $0xcb // decq %rbx
-	LONG $0x01fb8348 // cmpq $0x1, %rbx
-	LONG $0xfefa870f; WORD $0xffff // ja 0x2250 <k_mul_panels_pairs+0x2250>
-	LONG $0x01fa8349 // cmpq $0x1, %r10
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x0482840f; WORD $0x0000 // je 0x27e7 <k_mul_panels_pairs+0x27e7>
-	LONG $0x02fa8349 // cmpq $0x2, %r10
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x2022850f; WORD $0x0000 // jne 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x4044c162; WORD $0x3858 // vaddps (%r8), %zmm23, %zmm23
-	LONG $0x404cc162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%r8), %zmm22, %zmm22
-	LONG $0x4054c162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%r8), %zmm21, %zmm21
-	LONG $0x405cc162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%r8), %zmm20, %zmm20
-	LONG $0x4064c162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%r8), %zmm19, %zmm19
-	LONG $0x406cc162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%r8), %zmm18, %zmm18
-	LONG $0x4074c162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%r8), %zmm17, %zmm17
-	LONG $0x407cc162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%r8), %zmm16, %zmm16
-	LONG $0x48045162; WORD $0x7858; BYTE $0x08 // vaddps 0x200(%r8), %zmm15, %zmm15
-	LONG $0x480c5162; WORD $0x7058; BYTE $0x09 // vaddps 0x240(%r8), %zmm14, %zmm14
-	LONG $0x48145162; WORD $0x6858; BYTE $0x0a // vaddps 0x280(%r8), %zmm13, %zmm13
-	LONG $0x481c5162; WORD $0x6058; BYTE $0x0b // vaddps 0x2c0(%r8), %zmm12, %zmm12
-	LONG $0x48245162; WORD $0x5858; BYTE $0x0c // vaddps 0x300(%r8), %zmm11, %zmm11
-	LONG $0x482c5162; WORD $0x5058; BYTE $0x0d // vaddps 0x340(%r8), %zmm10, %zmm10
-	LONG $0x48345162; WORD $0x4858; BYTE $0x0e // vaddps 0x380(%r8), %zmm9, %zmm9
-	LONG $0x483c5162; WORD $0x4058; BYTE $0x0f // vaddps 0x3c0(%r8), %zmm8, %zmm8
-	LONG $0x4844d162; WORD $0x7858; BYTE $0x10 // vaddps 0x400(%r8), %zmm7, %zmm7
-	LONG $0x484cd162; WORD $0x7058; BYTE $0x11 // vaddps 0x440(%r8), %zmm6, %zmm6
-	LONG $0x4854d162; WORD $0x6858; BYTE $0x12 // vaddps 0x480(%r8), %zmm5, %zmm5
-	LONG $0x485cd162; WORD $0x6058; BYTE $0x13 // vaddps 0x4c0(%r8), %zmm4, %zmm4
-	LONG $0x4864d162; WORD $0x5858; BYTE $0x14 // vaddps 0x500(%r8), %zmm3, %zmm3
-	LONG $0x486cd162; WORD $0x5058; BYTE $0x15 // vaddps 0x540(%r8), %zmm2, %zmm2
-	LONG $0x4874d162; WORD $0x4858; BYTE $0x16 // vaddps 0x580(%r8), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x4058; BYTE $0x17 // vaddps 0x5c0(%r8), %zmm0, %zmm0
-	LONG $0x001f76e9; BYTE $0x00 // jmp 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x000581e9; BYTE $0x00 // jmp 0x29ab <k_mul_panels_pairs+0x29ab>
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xe4c8850f; WORD $0xffff // jne 0x901 <k_mul_panels_pairs+0x901>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x06ad8e0f; WORD $0x0000 // jle 0x2afd <k_mul_panels_pairs+0x2afd>
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x05de8c0f; WORD $0x0000 // jl 0x2a3e <k_mul_panels_pairs+0x2a3e>
-	LONG $0x4844f162; WORD $0x3e58 // vaddps (%rsi), %zmm7, %zmm7
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x0689840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x484cf162; WORD $0x3458; BYTE $0x8e // vaddps (%rsi,%rcx,4), %zmm6, %zmm6
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0678840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x4854f162; WORD $0x2c58; BYTE $0xce // vaddps (%rsi,%rcx,8), %zmm5, %zmm5
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x0667840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x05e78c0f; WORD $0x0000 // jl 0x2a8f <k_mul_panels_pairs+0x2a8f>
-	LONG $0x485cf162; WORD $0x2158 // vaddps (%rcx), %zmm4, %zmm4
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x0645840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm3, %zmm3
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0x062f840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x486cf162; WORD $0x1458; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm2, %zmm2
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x0619840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x05e38c0f; WORD $0x0000 // jl 0x2ad9 <k_mul_panels_pairs+0x2ad9>
-	LONG $0x4874f162; WORD $0x0958 // vaddps (%rcx), %zmm1, %zmm1
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0x05f7840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8
-	LONG $0x0005e0e9; BYTE $0x00 // jmp 0x2af7 <k_mul_panels_pairs+0x2af7>
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xe63f850f; WORD $0xffff // jne 0xb65 <k_mul_panels_pairs+0xb65>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x07a78e0f; WORD $0x0000 // jle 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x07428c0f; WORD $0x0000 // jl 0x2c8f <k_mul_panels_pairs+0x2c8f>
-	LONG $0x4864f162; WORD $0x1e58 // vaddps (%rsi), %zmm3, %zmm3
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x0783840f; WORD $0x0000 // je 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	LONG $0x486cf162; WORD $0x1458; BYTE $0x8e // vaddps (%rsi,%rcx,4), %zmm2, %zmm2
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0772840f; WORD $0x0000 // je 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0xce // vaddps (%rsi,%rcx,8), %zmm1, %zmm1
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x0761840f; WORD $0x0000 // je 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x07438e0f; WORD $0x0000 // jle 0x2cd8 <k_mul_panels_pairs+0x2cd8>
-	LONG $0x487cf162; WORD $0x2110 // vmovups (%rcx), %zmm4
-	LONG $0x00073ee9; BYTE $0x00 // jmp 0x2cde <k_mul_panels_pairs+0x2cde>
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x00031fe9; BYTE $0x00 // jmp 0x28c9 <k_mul_panels_pairs+0x28c9>
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0xf5bc850f; WORD $0xffff // jne 0x1b75 <k_mul_panels_pairs+0x1b75>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x12138e0f; WORD $0x0000 // jle 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x0bf38c0f; WORD $0x0000 // jl 0x31c4 <k_mul_panels_pairs+0x31c4>
-	LONG $0x4844f162; WORD $0x3e58 // vaddps (%rsi), %zmm7, %zmm7
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x0dd9860f; WORD $0x0000 // jbe 0x33c2 <k_mul_panels_pairs+0x33c2>
-	LONG $0x484cd162; WORD $0x3158 // vaddps (%r9), %zmm6, %zmm6
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x11e1840f; WORD $0x0000 // je 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487c7162; WORD $0x0410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm8
-	QUAD $0x018e4c10487c7162 // vmovups 0x40(%rsi,%rcx,4), %zmm9
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
-	LONG $0x4834f162; WORD $0xe458 // vaddps %zmm4, %zmm9, %zmm4
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0e05850f; WORD $0x0000 // jne 0x342a <k_mul_panels_pairs+0x342a>
-	LONG $0x0011b0e9; BYTE $0x00 // jmp 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x08ad8e0f; WORD $0x0000 // jle 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x076c8c0f; WORD $0x0000 // jl 0x2dc2 <k_mul_panels_pairs+0x2dc2>
-	LONG $0x48247162; WORD $0x1e58 // vaddps (%rsi), %zmm11, %zmm11
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x0889840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x482c7162; WORD $0x1458; BYTE $0x8e // vaddps (%rsi,%rcx,4), %zmm10, %zmm10
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0878840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x48347162; WORD $0x0c58; BYTE $0xce // vaddps (%rsi,%rcx,8), %zmm9, %zmm9
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x0867840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x07798c0f; WORD $0x0000 // jl 0x2e17 <k_mul_panels_pairs+0x2e17>
-	LONG $0x483c7162; WORD $0x0158 // vaddps (%rcx), %zmm8, %zmm8
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x0845840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x4844f162; WORD $0x3c58; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm7, %zmm7
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0x082f840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x484cf162; WORD $0x3458; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm6, %zmm6
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x0819840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x07818c0f; WORD $0x0000 // jl 0x2e6d <k_mul_panels_pairs+0x2e6d>
-	LONG $0x4854f162; WORD $0x2958 // vaddps (%rcx), %zmm5, %zmm5
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0x07f7840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x485cf162; WORD $0x2458; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm4, %zmm4
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	LONG $0x07e1840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x4864f162; WORD $0x1c58; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm3, %zmm3
-	LONG $0x09fd8348 // cmpq $0x9, %rbp
-	LONG $0x07cb840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x077d8c0f; WORD $0x0000 // jl 0x2eb7 <k_mul_panels_pairs+0x2eb7>
-	LONG $0x486cf162; WORD $0x1158 // vaddps (%rcx), %zmm2, %zmm2
-	LONG $0x0afd8348 // cmpq $0xa, %rbp
-	LONG $0x07a9840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x4874f162; WORD $0x0c58; BYTE $0x0e // vaddps (%rsi,%rcx), %zmm1, %zmm1
-	LONG $0x0bfd8348 // cmpq $0xb, %rbp
-	LONG $0x0793840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x487c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12
-	LONG $0x00077ce9; BYTE $0x00 // jmp 0x2eed <k_mul_panels_pairs+0x2eed>
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	LONG $0x15fd8e0f; WORD $0x0000 // jle 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x0aa68c0f; WORD $0x0000 // jl 0x3234 <k_mul_panels_pairs+0x3234>
-	LONG $0x48047162; WORD $0x3e58 // vaddps (%rsi), %zmm15, %zmm15
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x0cda860f; WORD $0x0000 // jbe 0x3480 <k_mul_panels_pairs+0x3480>
-	LONG $0x480c5162; WORD $0x3158 // vaddps (%r9), %zmm14, %zmm14
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x15cb840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487ce162; WORD $0x0410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm16
-	QUAD $0x018e4c10487ce162 // vmovups 0x40(%rsi,%rcx,4), %zmm17
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x407c5162; WORD $0xed58 // vaddps %zmm13, %zmm16, %zmm13
-	LONG $0x40745162; WORD $0xe458 // vaddps %zmm12, %zmm17, %zmm12
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0d06850f; WORD $0x0000 // jne 0x34e8 <k_mul_panels_pairs+0x34e8>
-	LONG $0x00159ae9; BYTE $0x00 // jmp 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0x1ba18e0f; WORD $0x0000 // jle 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x0aa58c0f; WORD $0x0000 // jl 0x32a4 <k_mul_panels_pairs+0x32a4>
-	LONG $0x4044e162; WORD $0x3e58 // vaddps (%rsi), %zmm23, %zmm23
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x0d27860f; WORD $0x0000 // jbe 0x353e <k_mul_panels_pairs+0x353e>
-	LONG $0x404cc162; WORD $0x3158 // vaddps (%r9), %zmm22, %zmm22
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x1b6f840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487c6162; WORD $0x0410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm24
-	QUAD $0x018e4c10487c6162 // vmovups 0x40(%rsi,%rcx,4), %zmm25
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x403ca162; WORD $0xed58 // vaddps %zmm21, %zmm24, %zmm21
-	LONG $0x4034a162; WORD $0xe458 // vaddps %zmm20, %zmm25, %zmm20
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0d53850f; WORD $0x0000 // jne 0x35a6 <k_mul_panels_pairs+0x35a6>
-	LONG $0x001b3ee9; BYTE $0x00 // jmp 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x487df262; WORD $0x1318 // vbroadcastss (%rbx), %zmm2
-	LONG $0x486ed262; WORD $0x0a52 // vdpbf16ps (%r10), %zmm2, %zmm1
-	LONG $0x486ed262; WORD $0x4252; BYTE $0x01 // vdpbf16ps 0x40(%r10), %zmm2, %zmm0
-	LONG $0x244c8d49; BYTE $0xff // leaq -0x1(%r12), %rcx
-	LONG $0x04c38348 // addq $0x4, %rbx
+	LONG $0x30c48349 // addq $0x30, %r12
 	LONG $0x80ea8349 // subq $-0x80, %r10
-	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
+	WORD $0xff49; BYTE $0xcd // decq %r13
+	LONG $0x01fd8349 // cmpq $0x1, %r13
+	LONG $0xfeef870f; WORD $0xffff // ja 0x2c60 <k_mul_panels_pairs+0x2c60>
+	WORD $0x0deb // jmp 0x2d80 <k_mul_panels_pairs+0x2d80>
+	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
+	LONG $0x24748b4c; BYTE $0x30 // movq 0x30(%rsp), %r14
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	LONG $0x01f98348 // cmpq $0x1, %rcx
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
+	LONG $0x00d5840f; WORD $0x0000 // je 0x2e6c <k_mul_panels_pairs+0x2e6c>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x1a6d850f; WORD $0x0000 // jne 0x481d <k_mul_panels_pairs+0x481d>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x4044e162; WORD $0x3858 // vaddps (%rax), %zmm23, %zmm23
+	LONG $0x404ce162; WORD $0x7058; BYTE $0x01 // vaddps 0x40(%rax), %zmm22, %zmm22
+	LONG $0x4054e162; WORD $0x6858; BYTE $0x02 // vaddps 0x80(%rax), %zmm21, %zmm21
+	LONG $0x405ce162; WORD $0x6058; BYTE $0x03 // vaddps 0xc0(%rax), %zmm20, %zmm20
+	LONG $0x4064e162; WORD $0x5858; BYTE $0x04 // vaddps 0x100(%rax), %zmm19, %zmm19
+	LONG $0x406ce162; WORD $0x5058; BYTE $0x05 // vaddps 0x140(%rax), %zmm18, %zmm18
+	LONG $0x4074e162; WORD $0x4858; BYTE $0x06 // vaddps 0x180(%rax), %zmm17, %zmm17
+	LONG $0x407ce162; WORD $0x4058; BYTE $0x07 // vaddps 0x1c0(%rax), %zmm16, %zmm16
+	LONG $0x48047162; WORD $0x7858; BYTE $0x08 // vaddps 0x200(%rax), %zmm15, %zmm15
+	LONG $0x480c7162; WORD $0x7058; BYTE $0x09 // vaddps 0x240(%rax), %zmm14, %zmm14
+	LONG $0x48147162; WORD $0x6858; BYTE $0x0a // vaddps 0x280(%rax), %zmm13, %zmm13
+	LONG $0x481c7162; WORD $0x6058; BYTE $0x0b // vaddps 0x2c0(%rax), %zmm12, %zmm12
+	LONG $0x48247162; WORD $0x5858; BYTE $0x0c // vaddps 0x300(%rax), %zmm11, %zmm11
+	LONG $0x482c7162; WORD $0x5058; BYTE $0x0d // vaddps 0x340(%rax), %zmm10, %zmm10
+	LONG $0x48347162; WORD $0x4858; BYTE $0x0e // vaddps 0x380(%rax), %zmm9, %zmm9
+	LONG $0x483c7162; WORD $0x4058; BYTE $0x0f // vaddps 0x3c0(%rax), %zmm8, %zmm8
+	LONG $0x4844f162; WORD $0x7858; BYTE $0x10 // vaddps 0x400(%rax), %zmm7, %zmm7
+	LONG $0x484cf162; WORD $0x7058; BYTE $0x11 // vaddps 0x440(%rax), %zmm6, %zmm6
+	LONG $0x4854f162; WORD $0x6858; BYTE $0x12 // vaddps 0x480(%rax), %zmm5, %zmm5
+	LONG $0x485cf162; WORD $0x6058; BYTE $0x13 // vaddps 0x4c0(%rax), %zmm4, %zmm4
+	LONG $0x4864f162; WORD $0x5858; BYTE $0x14 // vaddps 0x500(%rax), %zmm3, %zmm3
+	LONG $0x486cf162; WORD $0x5058; BYTE $0x15 // vaddps 0x540(%rax), %zmm2, %zmm2
+	LONG $0x4874f162; WORD $0x4858; BYTE $0x16 // vaddps 0x580(%rax), %zmm1, %zmm1
+	LONG $0x487cf162; WORD $0x4058; BYTE $0x17 // vaddps 0x5c0(%rax), %zmm0, %zmm0
+	LONG $0x50798348; BYTE $0x01 // cmpq $0x1, 0x50(%rcx)
+	LONG $0x1fd2850f; WORD $0x0000 // jne 0x4e39 <k_mul_panels_pairs+0x4e39>
+	LONG $0x0019bce9; BYTE $0x00 // jmp 0x4828 <k_mul_panels_pairs+0x4828>
+	LONG $0x24648b4c; BYTE $0x68 // movq 0x68(%rsp), %r12
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0x246c8b4c; BYTE $0x70 // movq 0x70(%rsp), %r13
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x19998e0f; WORD $0x0000 // jle 0x481d <k_mul_panels_pairs+0x481d>
+	LONG $0x10fd8348 // cmpq $0x10, %rbp
+	LONG $0x09e18c0f; WORD $0x0000 // jl 0x386f <k_mul_panels_pairs+0x386f>
+	LONG $0x4044c162; WORD $0x3958 // vaddps (%r9), %zmm23, %zmm23
+	LONG $0xf0758d48 // leaq -0x10(%rbp), %rsi
+	LONG $0x40418d49 // leaq 0x40(%r9), %rax
+	LONG $0x1ffd8348 // cmpq $0x1f, %rbp
+	LONG $0x0bc4860f; WORD $0x0000 // jbe 0x3a6a <k_mul_panels_pairs+0x3a6a>
+	LONG $0x404ce162; WORD $0x3058 // vaddps (%rax), %zmm22, %zmm22
 	LONG $0x01fc8349 // cmpq $0x1, %r12
-	WORD $0x4674 // je 0x28c9 <k_mul_panels_pairs+0x28c9>
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
-	LONG $0x487df262; WORD $0x1318 // vbroadcastss (%rbx), %zmm2
-	LONG $0x486ed262; WORD $0x0a52 // vdpbf16ps (%r10), %zmm2, %zmm1
-	LONG $0x486ed262; WORD $0x4252; BYTE $0x01 // vdpbf16ps 0x40(%r10), %zmm2, %zmm0
-	LONG $0x487df262; WORD $0x5318; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm2
-	LONG $0x486ed262; WORD $0x4a52; BYTE $0x02 // vdpbf16ps 0x80(%r10), %zmm2, %zmm1
-	LONG $0x486ed262; WORD $0x4252; BYTE $0x03 // vdpbf16ps 0xc0(%r10), %zmm2, %zmm0
-	LONG $0x08c38348 // addq $0x8, %rbx
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0xfec18348 // addq $-0x2, %rcx
-	WORD $0xc772 // jb 0x2890 <k_mul_panels_pairs+0x2890>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	WORD $0x2f74 // je 0x2903 <k_mul_panels_pairs+0x2903>
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x0d75 // jne 0x28e7 <k_mul_panels_pairs+0x28e7>
-	LONG $0x4874d162; WORD $0x0858 // vaddps (%r8), %zmm1, %zmm1
-	LONG $0x487cd162; WORD $0x4058; BYTE $0x01 // vaddps 0x40(%r8), %zmm0, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x0a89850f; WORD $0x0000 // jne 0x337b <k_mul_panels_pairs+0x337b>
-	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
-	LONG $0x0a5c8f0f; WORD $0x0000 // jg 0x335a <k_mul_panels_pairs+0x335a>
-	LONG $0xffd95de9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
-	LONG $0x011f8e0f; WORD $0x0000 // jle 0x2a2e <k_mul_panels_pairs+0x2a2e>
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x09fb8e0f; WORD $0x0000 // jle 0x3314 <k_mul_panels_pairs+0x3314>
-	LONG $0x4874f162; WORD $0x0e58 // vaddps (%rsi), %zmm1, %zmm1
-	LONG $0x40568d48 // leaq 0x40(%rsi), %rdx
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x0a06860f; WORD $0x0000 // jbe 0x3333 <k_mul_panels_pairs+0x3333>
-	LONG $0x487cf162; WORD $0x1210 // vmovups (%rdx), %zmm2
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x0a16840f; WORD $0x0000 // je 0x335a <k_mul_panels_pairs+0x335a>
-	LONG $0x000a32e9; BYTE $0x00 // jmp 0x337b <k_mul_panels_pairs+0x337b>
-	WORD $0x894c; BYTE $0xe1 // movq %r12, %rcx
-	LONG $0x04fc8349 // cmpq $0x4, %r12
-	WORD $0x5972 // jb 0x29ab <k_mul_panels_pairs+0x29ab>
-	WORD $0xff48; BYTE $0xc9 // decq %rcx
-	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
-	LONG $0x487df262; WORD $0x0b18 // vbroadcastss (%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x0252 // vdpbf16ps (%r10), %zmm1, %zmm0
-	LONG $0x487df262; WORD $0x4b18; BYTE $0x01 // vbroadcastss 0x4(%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x4252; BYTE $0x01 // vdpbf16ps 0x40(%r10), %zmm1, %zmm0
-	LONG $0x487df262; WORD $0x4b18; BYTE $0x02 // vbroadcastss 0x8(%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x4252; BYTE $0x02 // vdpbf16ps 0x80(%r10), %zmm1, %zmm0
-	LONG $0x487df262; WORD $0x4b18; BYTE $0x03 // vbroadcastss 0xc(%rbx), %zmm1
-	LONG $0x4876d262; WORD $0x4252; BYTE $0x03 // vdpbf16ps 0xc0(%r10), %zmm1, %zmm0
-	LONG $0x10c38348 // addq $0x10, %rbx
-	LONG $0x00c28149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r10 # imm = 0x100
-	LONG $0xfcc18348 // addq $-0x4, %rcx
-	LONG $0xfef98348 // cmpq $-0x2, %rcx
-	WORD $0xb572 // jb 0x2960 <k_mul_panels_pairs+0x2960>
-	LONG $0x01f98349 // cmpq $0x1, %r9
-	LONG $0x24648b4c; BYTE $0x50 // movq 0x50(%rsp), %r12
-	WORD $0x1874 // je 0x29ce <k_mul_panels_pairs+0x29ce>
-	LONG $0x02f98349 // cmpq $0x2, %r9
-	WORD $0x3375 // jne 0x29ef <k_mul_panels_pairs+0x29ef>
-	LONG $0x487cd162; WORD $0x0058 // vaddps (%r8), %zmm0, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x3174 // je 0x29fa <k_mul_panels_pairs+0x29fa>
-	LONG $0x0007ebe9; BYTE $0x00 // jmp 0x31b9 <k_mul_panels_pairs+0x31b9>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
-	WORD $0x3f7e // jle 0x2a1e <k_mul_panels_pairs+0x2a1e>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x07b38c0f; WORD $0x0000 // jl 0x319c <k_mul_panels_pairs+0x319c>
-	LONG $0x487cf162; WORD $0x0658 // vaddps (%rsi), %zmm0, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x07bf850f; WORD $0x0000 // jne 0x31b9 <k_mul_panels_pairs+0x31b9>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	LONG $0x247c8348; WORD $0x0078 // cmpq $0x0, 0x78(%rsp)
-	LONG $0xd8518e0f; WORD $0xffff // jle 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x09988c0f; WORD $0x0000 // jl 0x33b1 <k_mul_panels_pairs+0x33b1>
-	LONG $0x000952e9; BYTE $0x00 // jmp 0x3370 <k_mul_panels_pairs+0x3370>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xd837840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x00078be9; BYTE $0x00 // jmp 0x31b9 <k_mul_panels_pairs+0x31b9>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xd827840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x00093de9; BYTE $0x00 // jmp 0x337b <k_mul_panels_pairs+0x337b>
-	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x00a5840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0xc97c7162; WORD $0x0410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x008e840f; WORD $0x0000 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x7674 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0xc97c7162; WORD $0x0110 // vmovups (%rcx), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xe458 // vaddps %zmm4, %zmm8, %zmm4
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	WORD $0x5c74 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xdb58 // vaddps %zmm3, %zmm8, %zmm3
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	WORD $0x4474 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xd258 // vaddps %zmm2, %zmm8, %zmm2
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	WORD $0x2c74 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0xc97c7162; WORD $0x0110 // vmovups (%rcx), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xc958 // vaddps %zmm1, %zmm8, %zmm1
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x1274 // je 0x2afd <k_mul_panels_pairs+0x2afd>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x0410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xc058 // vaddps %zmm0, %zmm8, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xd71b850f; WORD $0xffff // jne 0x223 <k_mul_panels_pairs+0x223>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xd7468e0f; WORD $0xffff // jle 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x00bb8c0f; WORD $0x0000 // jl 0x2be5 <k_mul_panels_pairs+0x2be5>
-	LONG $0x487cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xd726840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x8e // vmovups %zmm6, (%rsi,%rcx,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xd711840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0xce // vmovups %zmm5, (%rsi,%rcx,8)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xd6fc840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x00b38c0f; WORD $0x0000 // jl 0x2c29 <k_mul_panels_pairs+0x2c29>
-	LONG $0x487cf162; WORD $0x2111 // vmovups %zmm4, (%rcx)
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xd6da840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x0e // vmovups %zmm3, (%rsi,%rcx)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xd6c4840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x0e // vmovups %zmm2, (%rsi,%rcx)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xd6ae840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x00aa8c0f; WORD $0x0000 // jl 0x2c6e <k_mul_panels_pairs+0x2c6e>
-	LONG $0x487cf162; WORD $0x0911 // vmovups %zmm1, (%rcx)
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xd68c840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax)
-	LONG $0xffd67be9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x497cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xd66b840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x497cf162; WORD $0x3411; BYTE $0x86 // vmovups %zmm6, (%rsi,%rax,4) {%k1}
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xd656840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x497cf162; WORD $0x2c11; BYTE $0x06 // vmovups %zmm5, (%rsi,%rax) {%k1}
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xd640840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
-	LONG $0x497cf162; WORD $0x2111 // vmovups %zmm4, (%rcx) {%k1}
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xd627840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0x06 // vmovups %zmm3, (%rsi,%rax) {%k1}
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xd611840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x497cf162; WORD $0x1411; BYTE $0x06 // vmovups %zmm2, (%rsi,%rax) {%k1}
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xd5fb840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
-	LONG $0x497cf162; WORD $0x0911 // vmovups %zmm1, (%rcx) {%k1}
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xd5e2840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x497cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax) {%k1}
-	LONG $0xffd5d1e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xc97cf162; WORD $0x2610 // vmovups (%rsi), %zmm4 {%k1} {z}
-	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	WORD $0x3f74 // je 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	LONG $0xc97cf162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm4 {%k1} {z}
-	LONG $0x485cf162; WORD $0xd258 // vaddps %zmm2, %zmm4, %zmm2
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	WORD $0x2c74 // je 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0xc97cf162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm4 {%k1} {z}
-	LONG $0x485cf162; WORD $0xc958 // vaddps %zmm1, %zmm4, %zmm1
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	WORD $0x1474 // je 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0xc97cf162; WORD $0x2110 // vmovups (%rcx), %zmm4 {%k1} {z}
-	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x6c75 // jne 0x2d57 <k_mul_panels_pairs+0x2d57>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xd5638e0f; WORD $0xffff // jle 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x6e7c // jl 0x2d77 <k_mul_panels_pairs+0x2d77>
-	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xd547840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1411; BYTE $0x8e // vmovups %zmm2, (%rsi,%rcx,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xd532840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0xce // vmovups %zmm1, (%rsi,%rcx,8)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xd51d840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x06658e0f; WORD $0x0000 // jle 0x33b7 <k_mul_panels_pairs+0x33b7>
-	LONG $0x000619e9; BYTE $0x00 // jmp 0x3370 <k_mul_panels_pairs+0x3370>
-	LONG $0x487cd162; WORD $0x1811 // vmovups %zmm3, (%r8)
-	LONG $0x487cd162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%r8)
-	LONG $0x487cd162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%r8)
-	LONG $0x487cd162; WORD $0x4011; BYTE $0x03 // vmovups %zmm0, 0xc0(%r8)
-	LONG $0xffd4e9e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xd4d9840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x497cf162; WORD $0x1411; BYTE $0x86 // vmovups %zmm2, (%rsi,%rax,4) {%k1}
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xd4c4840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x497cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax) {%k1}
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xd4ae840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
-	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
-	LONG $0xffd49ee9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xc97c7162; WORD $0x2610 // vmovups (%rsi), %zmm12 {%k1} {z}
-	LONG $0x481c5162; WORD $0xdb58 // vaddps %zmm11, %zmm12, %zmm11
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x0117840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0x8e // vmovups (%rsi,%rcx,4), %zmm12 {%k1} {z}
-	LONG $0x481c5162; WORD $0xd258 // vaddps %zmm10, %zmm12, %zmm10
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0100840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
-	LONG $0x481c5162; WORD $0xc958 // vaddps %zmm9, %zmm12, %zmm9
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x00e4840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0xc97c7162; WORD $0x2110 // vmovups (%rcx), %zmm12 {%k1} {z}
-	LONG $0x481c5162; WORD $0xc058 // vaddps %zmm8, %zmm12, %zmm8
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x00c6840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
-	LONG $0x481cf162; WORD $0xff58 // vaddps %zmm7, %zmm12, %zmm7
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0x00aa840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
-	LONG $0x481cf162; WORD $0xf658 // vaddps %zmm6, %zmm12, %zmm6
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x008e840f; WORD $0x0000 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0xc97c7162; WORD $0x2110 // vmovups (%rcx), %zmm12 {%k1} {z}
-	LONG $0x481cf162; WORD $0xed58 // vaddps %zmm5, %zmm12, %zmm5
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	WORD $0x7474 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
-	LONG $0x481cf162; WORD $0xe458 // vaddps %zmm4, %zmm12, %zmm4
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	WORD $0x5c74 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
-	LONG $0x481cf162; WORD $0xdb58 // vaddps %zmm3, %zmm12, %zmm3
-	LONG $0x09fd8348 // cmpq $0x9, %rbp
-	WORD $0x4474 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0xc97c7162; WORD $0x2110 // vmovups (%rcx), %zmm12 {%k1} {z}
-	LONG $0x481cf162; WORD $0xd258 // vaddps %zmm2, %zmm12, %zmm2
-	LONG $0x0afd8348 // cmpq $0xa, %rbp
-	WORD $0x2a74 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
-	LONG $0x481cf162; WORD $0xc958 // vaddps %zmm1, %zmm12, %zmm1
-	LONG $0x0bfd8348 // cmpq $0xb, %rbp
-	WORD $0x1274 // je 0x2ef3 <k_mul_panels_pairs+0x2ef3>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0xc97c7162; WORD $0x2410; BYTE $0x0e // vmovups (%rsi,%rcx), %zmm12 {%k1} {z}
-	LONG $0x481cf162; WORD $0xc058 // vaddps %zmm0, %zmm12, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0x0141850f; WORD $0x0000 // jne 0x303f <k_mul_panels_pairs+0x303f>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xd3508e0f; WORD $0xffff // jle 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x01778c0f; WORD $0x0000 // jl 0x3097 <k_mul_panels_pairs+0x3097>
-	LONG $0x487c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xd330840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487c7162; WORD $0x1411; BYTE $0x8e // vmovups %zmm10, (%rsi,%rcx,4)
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xd31b840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487c7162; WORD $0x0c11; BYTE $0xce // vmovups %zmm9, (%rsi,%rcx,8)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xd306840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x016f8c0f; WORD $0x0000 // jl 0x30db <k_mul_panels_pairs+0x30db>
-	LONG $0x487c7162; WORD $0x0111 // vmovups %zmm8, (%rcx)
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xd2e4840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x3c11; BYTE $0x0e // vmovups %zmm7, (%rsi,%rcx)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xd2ce840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x3411; BYTE $0x0e // vmovups %zmm6, (%rsi,%rcx)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xd2b8840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x01668c0f; WORD $0x0000 // jl 0x3120 <k_mul_panels_pairs+0x3120>
-	LONG $0x487cf162; WORD $0x2911 // vmovups %zmm5, (%rcx)
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xd296840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x2411; BYTE $0x0e // vmovups %zmm4, (%rsi,%rcx)
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	LONG $0xd280840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x487cf162; WORD $0x1c11; BYTE $0x0e // vmovups %zmm3, (%rsi,%rcx)
-	LONG $0x09fd8348 // cmpq $0x9, %rbp
-	LONG $0xd26a840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	WORD $0x0148; BYTE $0xf1 // addq %rsi, %rcx
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x015d8c0f; WORD $0x0000 // jl 0x3165 <k_mul_panels_pairs+0x3165>
-	LONG $0x487cf162; WORD $0x1111 // vmovups %zmm2, (%rcx)
-	LONG $0x0afd8348 // cmpq $0xa, %rbp
-	LONG $0xd248840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x487cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax)
-	LONG $0x0bfd8348 // cmpq $0xb, %rbp
-	LONG $0xd232840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x487cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax)
-	LONG $0xffd221e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x487c5162; WORD $0x1811 // vmovups %zmm11, (%r8)
-	LONG $0x487c5162; WORD $0x5011; BYTE $0x01 // vmovups %zmm10, 0x40(%r8)
-	LONG $0x487c5162; WORD $0x4811; BYTE $0x02 // vmovups %zmm9, 0x80(%r8)
-	LONG $0x487c5162; WORD $0x4011; BYTE $0x03 // vmovups %zmm8, 0xc0(%r8)
-	LONG $0x487cd162; WORD $0x7811; BYTE $0x04 // vmovups %zmm7, 0x100(%r8)
-	LONG $0x487cd162; WORD $0x7011; BYTE $0x05 // vmovups %zmm6, 0x140(%r8)
-	LONG $0x487cd162; WORD $0x6811; BYTE $0x06 // vmovups %zmm5, 0x180(%r8)
-	LONG $0x487cd162; WORD $0x6011; BYTE $0x07 // vmovups %zmm4, 0x1c0(%r8)
-	LONG $0x487cd162; WORD $0x5811; BYTE $0x08 // vmovups %zmm3, 0x200(%r8)
-	LONG $0x487cd162; WORD $0x5011; BYTE $0x09 // vmovups %zmm2, 0x240(%r8)
-	LONG $0x487cd162; WORD $0x4811; BYTE $0x0a // vmovups %zmm1, 0x280(%r8)
-	LONG $0x487cd162; WORD $0x4011; BYTE $0x0b // vmovups %zmm0, 0x2c0(%r8)
-	LONG $0xffd1c9e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x497c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xd1b9840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24048b48 // movq (%rsp), %rax
-	LONG $0x497c7162; WORD $0x1411; BYTE $0x86 // vmovups %zmm10, (%rsi,%rax,4) {%k1}
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xd1a4840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
-	LONG $0x497c7162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm9, (%rsi,%rax) {%k1}
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xd18e840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
-	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
-	LONG $0x497c7162; WORD $0x0111 // vmovups %zmm8, (%rcx) {%k1}
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xd175840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x40 // movq 0x40(%rsp), %rax
-	LONG $0x497cf162; WORD $0x3c11; BYTE $0x06 // vmovups %zmm7, (%rsi,%rax) {%k1}
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xd15f840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
-	LONG $0x497cf162; WORD $0x3411; BYTE $0x06 // vmovups %zmm6, (%rsi,%rax) {%k1}
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xd149840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x30 // movq 0x30(%rsp), %rax
-	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
-	LONG $0x497cf162; WORD $0x2911 // vmovups %zmm5, (%rcx) {%k1}
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xd130840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
-	LONG $0x497cf162; WORD $0x2411; BYTE $0x06 // vmovups %zmm4, (%rsi,%rax) {%k1}
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	LONG $0xd11a840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x70 // movq 0x70(%rsp), %rax
-	LONG $0x497cf162; WORD $0x1c11; BYTE $0x06 // vmovups %zmm3, (%rsi,%rax) {%k1}
-	LONG $0x09fd8348 // cmpq $0x9, %rbp
-	LONG $0xd104840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x68 // movq 0x68(%rsp), %rax
-	LONG $0x060c8d48 // leaq (%rsi,%rax), %rcx
-	LONG $0x497cf162; WORD $0x1111 // vmovups %zmm2, (%rcx) {%k1}
-	LONG $0x0afd8348 // cmpq $0xa, %rbp
-	LONG $0xd0eb840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x60 // movq 0x60(%rsp), %rax
-	LONG $0x497cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax) {%k1}
-	LONG $0x0bfd8348 // cmpq $0xb, %rbp
-	LONG $0xd0d5840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24448b48; BYTE $0x58 // movq 0x58(%rsp), %rax
-	LONG $0x497cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax) {%k1}
-	LONG $0xffd0c4e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xc97cf162; WORD $0x0e10 // vmovups (%rsi), %zmm1 {%k1} {z}
-	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xf841840f; WORD $0xffff // je 0x29fa <k_mul_panels_pairs+0x29fa>
-	LONG $0x487cd162; WORD $0x0011 // vmovups %zmm0, (%r8)
-	LONG $0xffd09ce9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0xc97c7162; WORD $0x4610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x05c9840f; WORD $0x0000 // je 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0xc97c3162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm8 {%k1} {z}
-	LONG $0x0001c2e9; BYTE $0x00 // jmp 0x33f6 <k_mul_panels_pairs+0x33f6>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0xc97ce162; WORD $0x0610 // vmovups (%rsi), %zmm16 {%k1} {z}
-	LONG $0x407c5162; WORD $0xff58 // vaddps %zmm15, %zmm16, %zmm15
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0xc97ce162; WORD $0x4610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm16 {%k1} {z}
-	LONG $0x407c5162; WORD $0xf658 // vaddps %zmm14, %zmm16, %zmm14
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x0b00840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0xc97ca162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm16 {%k1} {z}
-	LONG $0x000210e9; BYTE $0x00 // jmp 0x34b4 <k_mul_panels_pairs+0x34b4>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0xc97c6162; WORD $0x0610 // vmovups (%rsi), %zmm24 {%k1} {z}
-	LONG $0x403ca162; WORD $0xff58 // vaddps %zmm23, %zmm24, %zmm23
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0xc97c6162; WORD $0x4610; BYTE $0x01 // vmovups 0x40(%rsi), %zmm24 {%k1} {z}
-	LONG $0x403ca162; WORD $0xf658 // vaddps %zmm22, %zmm24, %zmm22
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x10a5840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0xc97c2162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm24 {%k1} {z}
-	LONG $0x00025ee9; BYTE $0x00 // jmp 0x3572 <k_mul_panels_pairs+0x3572>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0xc97cf162; WORD $0x1610 // vmovups (%rsi), %zmm2 {%k1} {z}
-	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
-	LONG $0x40568d48 // leaq 0x40(%rsi), %rdx
-	WORD $0x488d; BYTE $0xf0 // leal -0x10(%rax), %ecx
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0xc97cf162; WORD $0x1210 // vmovups (%rdx), %zmm2 {%k1} {z}
-	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x2175 // jne 0x337b <k_mul_panels_pairs+0x337b>
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x2d7e // jle 0x338d <k_mul_panels_pairs+0x338d>
-	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
-	LONG $0x40c68348 // addq $0x40, %rsi
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	WORD $0x3676 // jbe 0x33a6 <k_mul_panels_pairs+0x33a6>
-	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
-	LONG $0xffcee5e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x487cd162; WORD $0x0811 // vmovups %zmm1, (%r8)
-	LONG $0x487cd162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%r8)
-	LONG $0xffced3e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0xf004 // addb $-0x10, %al
-	LONG $0xffffffba; BYTE $0xff // movl $0xffffffff, %edx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe2d3 // shll %cl, %edx
-	WORD $0xd2f7 // notl %edx
-	LONG $0xca92fbc5 // kmovd %edx, %k1
-	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
-	LONG $0xffce9ee9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0xc97c5162; WORD $0x0110 // vmovups (%r9), %zmm8 {%k1} {z}
-	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x03ef840f; WORD $0x0000 // je 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x487c3162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm8
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	QUAD $0x01964c10c97c3162 // vmovups 0x40(%rsi,%r10,4), %zmm9 {%k1} {z}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
-	LONG $0x4834f162; WORD $0xe458 // vaddps %zmm4, %zmm9, %zmm4
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x03b0840f; WORD $0x0000 // je 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01bf8e0f; WORD $0x0000 // jle 0x35fc <k_mul_panels_pairs+0x35fc>
-	LONG $0x487c5162; WORD $0x0210 // vmovups (%r10), %zmm8
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x01ce850f; WORD $0x0000 // jne 0x361e <k_mul_panels_pairs+0x361e>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c5162; WORD $0x0a10 // vmovups (%r10), %zmm9 {%k1} {z}
-	LONG $0x483cf162; WORD $0xdb58 // vaddps %zmm3, %zmm8, %zmm3
-	LONG $0x4834f162; WORD $0xd258 // vaddps %zmm2, %zmm9, %zmm2
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x01bf850f; WORD $0x0000 // jne 0x363a <k_mul_panels_pairs+0x363a>
-	LONG $0x00035ae9; BYTE $0x00 // jmp 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0xc97cc162; WORD $0x0110 // vmovups (%r9), %zmm16 {%k1} {z}
-	LONG $0x407c5162; WORD $0xf658 // vaddps %zmm14, %zmm16, %zmm14
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x08d8840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x487ca162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm16
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	QUAD $0x01964c10c97ca162 // vmovups 0x40(%rsi,%r10,4), %zmm17 {%k1} {z}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x407c5162; WORD $0xed58 // vaddps %zmm13, %zmm16, %zmm13
-	LONG $0x40745162; WORD $0xe458 // vaddps %zmm12, %zmm17, %zmm12
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0899840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01838e0f; WORD $0x0000 // jle 0x367e <k_mul_panels_pairs+0x367e>
-	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x0192850f; WORD $0x0000 // jne 0x36a0 <k_mul_panels_pairs+0x36a0>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
-	LONG $0x407c5162; WORD $0xdb58 // vaddps %zmm11, %zmm16, %zmm11
-	LONG $0x40745162; WORD $0xd258 // vaddps %zmm10, %zmm17, %zmm10
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x0183850f; WORD $0x0000 // jne 0x36bc <k_mul_panels_pairs+0x36bc>
-	LONG $0x000843e9; BYTE $0x00 // jmp 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0xc97c4162; WORD $0x0110 // vmovups (%r9), %zmm24 {%k1} {z}
-	LONG $0x403ca162; WORD $0xf658 // vaddps %zmm22, %zmm24, %zmm22
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0x0e2f840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x487c2162; WORD $0x0410; BYTE $0x96 // vmovups (%rsi,%r10,4), %zmm24
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	QUAD $0x01964c10c97c2162 // vmovups 0x40(%rsi,%r10,4), %zmm25 {%k1} {z}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
+	LONG $0x1967840f; WORD $0x0000 // je 0x481d <k_mul_panels_pairs+0x481d>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487c4162; WORD $0x0410; BYTE $0x81 // vmovups (%r9,%rax,4), %zmm24
+	QUAD $0x01814c10487c4162 // vmovups 0x40(%r9,%rax,4), %zmm25
+	WORD $0xb241; BYTE $0x01 // movb $0x1, %r10b
 	LONG $0x403ca162; WORD $0xed58 // vaddps %zmm21, %zmm24, %zmm21
 	LONG $0x4034a162; WORD $0xe458 // vaddps %zmm20, %zmm25, %zmm20
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0x0df0840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01598e0f; WORD $0x0000 // jle 0x3712 <k_mul_panels_pairs+0x3712>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x0168850f; WORD $0x0000 // jne 0x3734 <k_mul_panels_pairs+0x3734>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
-	LONG $0x403ca162; WORD $0xdb58 // vaddps %zmm19, %zmm24, %zmm19
-	LONG $0x4034a162; WORD $0xd258 // vaddps %zmm18, %zmm25, %zmm18
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x0159850f; WORD $0x0000 // jne 0x3750 <k_mul_panels_pairs+0x3750>
-	LONG $0x000d9ae9; BYTE $0x00 // jmp 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c5162; WORD $0x0210 // vmovups (%r10), %zmm8 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfe32840f; WORD $0xffff // je 0x3450 <k_mul_panels_pairs+0x3450>
-	LONG $0x487c5162; WORD $0x0a10 // vmovups (%r10), %zmm9
-	LONG $0x483cf162; WORD $0xdb58 // vaddps %zmm3, %zmm8, %zmm3
-	LONG $0x4834f162; WORD $0xd258 // vaddps %zmm2, %zmm9, %zmm2
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x01a0840f; WORD $0x0000 // je 0x37da <k_mul_panels_pairs+0x37da>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01598e0f; WORD $0x0000 // jle 0x37a6 <k_mul_panels_pairs+0x37a6>
-	LONG $0x487c5162; WORD $0x0210 // vmovups (%r10), %zmm8
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x0168850f; WORD $0x0000 // jne 0x37c8 <k_mul_panels_pairs+0x37c8>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0xc97c5162; WORD $0x0a10 // vmovups (%r10), %zmm9 {%k1} {z}
-	LONG $0x000150e9; BYTE $0x00 // jmp 0x37ce <k_mul_panels_pairs+0x37ce>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfe6e840f; WORD $0xffff // je 0x350e <k_mul_panels_pairs+0x350e>
-	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
-	LONG $0x407c5162; WORD $0xdb58 // vaddps %zmm11, %zmm16, %zmm11
-	LONG $0x40745162; WORD $0xd258 // vaddps %zmm10, %zmm17, %zmm10
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x06c5840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x02bd8e0f; WORD $0x0000 // jle 0x398c <k_mul_panels_pairs+0x398c>
-	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x02cc850f; WORD $0x0000 // jne 0x39ae <k_mul_panels_pairs+0x39ae>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
-	LONG $0x407c5162; WORD $0xc958 // vaddps %zmm9, %zmm16, %zmm9
-	LONG $0x40745162; WORD $0xc058 // vaddps %zmm8, %zmm17, %zmm8
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x02bd850f; WORD $0x0000 // jne 0x39ca <k_mul_panels_pairs+0x39ca>
-	LONG $0x00066fe9; BYTE $0x00 // jmp 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfe98840f; WORD $0xffff // je 0x35cc <k_mul_panels_pairs+0x35cc>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
-	LONG $0x403ca162; WORD $0xdb58 // vaddps %zmm19, %zmm24, %zmm19
-	LONG $0x4034a162; WORD $0xd258 // vaddps %zmm18, %zmm25, %zmm18
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0x0c46840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x02bd8e0f; WORD $0x0000 // jle 0x3a20 <k_mul_panels_pairs+0x3a20>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x02cc850f; WORD $0x0000 // jne 0x3a42 <k_mul_panels_pairs+0x3a42>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
-	LONG $0x403ca162; WORD $0xc958 // vaddps %zmm17, %zmm24, %zmm17
-	LONG $0x4034a162; WORD $0xc058 // vaddps %zmm16, %zmm25, %zmm16
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x02bd850f; WORD $0x0000 // jne 0x3a5e <k_mul_panels_pairs+0x3a5e>
-	LONG $0x000bf0e9; BYTE $0x00 // jmp 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c5162; WORD $0x0210 // vmovups (%r10), %zmm8 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfe98840f; WORD $0xffff // je 0x3660 <k_mul_panels_pairs+0x3660>
-	LONG $0x487c5162; WORD $0x0a10 // vmovups (%r10), %zmm9
-	LONG $0x483cf162; WORD $0xc958 // vaddps %zmm1, %zmm8, %zmm1
-	LONG $0x4834f162; WORD $0xc058 // vaddps %zmm0, %zmm9, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xca3e850f; WORD $0xffff // jne 0x223 <k_mul_panels_pairs+0x223>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xca728e0f; WORD $0xffff // jle 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x4d7c // jl 0x3841 <k_mul_panels_pairs+0x3841>
-	LONG $0x487cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi)
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x0096860f; WORD $0x0000 // jbe 0x38a2 <k_mul_panels_pairs+0x38a2>
-	LONG $0x487cd162; WORD $0x3111 // vmovups %zmm6, (%r9)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xca44840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487cf162; WORD $0x2c11; BYTE $0x8e // vmovups %zmm5, (%rsi,%rcx,4)
-	QUAD $0x018e6411487cf162 // vmovups %zmm4, 0x40(%rsi,%rcx,4)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xca24840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x38f8 <k_mul_panels_pairs+0x38f8>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x497cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi) {%k1}
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x497cf162; WORD $0x7611; BYTE $0x01 // vmovups %zmm6, 0x40(%rsi) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xc9de840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x497cb162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm5, (%rsi,%r10,4) {%k1}
-	WORD $0x2eeb // jmp 0x38d0 <k_mul_panels_pairs+0x38d0>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x497cd162; WORD $0x3111 // vmovups %zmm6, (%r9) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xc99b840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x487cb162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm5, (%rsi,%r10,4)
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	QUAD $0x01966411497cb162 // vmovups %zmm4, 0x40(%rsi,%r10,4) {%k1}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xc968840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x3937 <k_mul_panels_pairs+0x3937>
-	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x3955 <k_mul_panels_pairs+0x3955>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xc92b840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x3965 <k_mul_panels_pairs+0x3965>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x3916 <k_mul_panels_pairs+0x3916>
-	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xc8fb840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24740348; BYTE $0x08 // addq 0x8(%rsp), %rsi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x075b8e0f; WORD $0x0000 // jle 0x40cf <k_mul_panels_pairs+0x40cf>
-	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x076e840f; WORD $0x0000 // je 0x40f5 <k_mul_panels_pairs+0x40f5>
-	LONG $0xfff9e4e9; BYTE $0xff // jmp 0x3370 <k_mul_panels_pairs+0x3370>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfd34840f; WORD $0xffff // je 0x36e2 <k_mul_panels_pairs+0x36e2>
-	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
-	LONG $0x407c5162; WORD $0xc958 // vaddps %zmm9, %zmm16, %zmm9
-	LONG $0x40745162; WORD $0xc058 // vaddps %zmm8, %zmm17, %zmm8
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x03b7840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3ab4 <k_mul_panels_pairs+0x3ab4>
-	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x00e6850f; WORD $0x0000 // jne 0x3ad6 <k_mul_panels_pairs+0x3ad6>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
-	LONG $0x407cf162; WORD $0xff58 // vaddps %zmm7, %zmm16, %zmm7
-	LONG $0x4074f162; WORD $0xf658 // vaddps %zmm6, %zmm17, %zmm6
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0x00d7850f; WORD $0x0000 // jne 0x3af2 <k_mul_panels_pairs+0x3af2>
-	LONG $0x000361e9; BYTE $0x00 // jmp 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfd34840f; WORD $0xffff // je 0x3776 <k_mul_panels_pairs+0x3776>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
-	LONG $0x403ca162; WORD $0xc958 // vaddps %zmm17, %zmm24, %zmm17
-	LONG $0x4034a162; WORD $0xc058 // vaddps %zmm16, %zmm25, %zmm16
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0x0938840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3b48 <k_mul_panels_pairs+0x3b48>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x00e6850f; WORD $0x0000 // jne 0x3b6a <k_mul_panels_pairs+0x3b6a>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
-	LONG $0x403c5162; WORD $0xff58 // vaddps %zmm15, %zmm24, %zmm15
-	LONG $0x40345162; WORD $0xf658 // vaddps %zmm14, %zmm25, %zmm14
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0x00d7850f; WORD $0x0000 // jne 0x3b86 <k_mul_panels_pairs+0x3b86>
-	LONG $0x0008e2e9; BYTE $0x00 // jmp 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff1a840f; WORD $0xffff // je 0x39f0 <k_mul_panels_pairs+0x39f0>
-	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
-	LONG $0x407cf162; WORD $0xff58 // vaddps %zmm7, %zmm16, %zmm7
-	LONG $0x4074f162; WORD $0xf658 // vaddps %zmm6, %zmm17, %zmm6
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0x028f840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x00d78e0f; WORD $0x0000 // jle 0x3bdc <k_mul_panels_pairs+0x3bdc>
-	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x00e6850f; WORD $0x0000 // jne 0x3bfe <k_mul_panels_pairs+0x3bfe>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
-	LONG $0x407cf162; WORD $0xed58 // vaddps %zmm5, %zmm16, %zmm5
-	LONG $0x4074f162; WORD $0xe458 // vaddps %zmm4, %zmm17, %zmm4
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x00d7850f; WORD $0x0000 // jne 0x3c1a <k_mul_panels_pairs+0x3c1a>
-	LONG $0x000239e9; BYTE $0x00 // jmp 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff1a840f; WORD $0xffff // je 0x3a84 <k_mul_panels_pairs+0x3a84>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
-	LONG $0x403c5162; WORD $0xff58 // vaddps %zmm15, %zmm24, %zmm15
-	LONG $0x40345162; WORD $0xf658 // vaddps %zmm14, %zmm25, %zmm14
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0x0810840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01168e0f; WORD $0x0000 // jle 0x3caf <k_mul_panels_pairs+0x3caf>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x0125850f; WORD $0x0000 // jne 0x3cd1 <k_mul_panels_pairs+0x3cd1>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
-	LONG $0x403c5162; WORD $0xed58 // vaddps %zmm13, %zmm24, %zmm13
-	LONG $0x40345162; WORD $0xe458 // vaddps %zmm12, %zmm25, %zmm12
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x0116850f; WORD $0x0000 // jne 0x3ced <k_mul_panels_pairs+0x3ced>
-	LONG $0x0007bae9; BYTE $0x00 // jmp 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xff1a840f; WORD $0xffff // je 0x3b18 <k_mul_panels_pairs+0x3b18>
-	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
-	LONG $0x407cf162; WORD $0xed58 // vaddps %zmm5, %zmm16, %zmm5
-	LONG $0x4074f162; WORD $0xe458 // vaddps %zmm4, %zmm17, %zmm4
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x0167840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x01168e0f; WORD $0x0000 // jle 0x3d43 <k_mul_panels_pairs+0x3d43>
-	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x0125850f; WORD $0x0000 // jne 0x3d65 <k_mul_panels_pairs+0x3d65>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
-	LONG $0x407cf162; WORD $0xdb58 // vaddps %zmm3, %zmm16, %zmm3
-	LONG $0x4074f162; WORD $0xd258 // vaddps %zmm2, %zmm17, %zmm2
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0x0116840f; WORD $0x0000 // je 0x3d81 <k_mul_panels_pairs+0x3d81>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x05048e0f; WORD $0x0000 // jle 0x4182 <k_mul_panels_pairs+0x4182>
-	LONG $0x487cc162; WORD $0x0210 // vmovups (%r10), %zmm16
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x0513850f; WORD $0x0000 // jne 0x41a4 <k_mul_panels_pairs+0x41a4>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0xc97cc162; WORD $0x0a10 // vmovups (%r10), %zmm17 {%k1} {z}
-	LONG $0x0004fbe9; BYTE $0x00 // jmp 0x41aa <k_mul_panels_pairs+0x41aa>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfedb840f; WORD $0xffff // je 0x3bac <k_mul_panels_pairs+0x3bac>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
-	LONG $0x403c5162; WORD $0xed58 // vaddps %zmm13, %zmm24, %zmm13
-	LONG $0x40345162; WORD $0xe458 // vaddps %zmm12, %zmm25, %zmm12
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0x06a9840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0x040f8e0f; WORD $0x0000 // jle 0x410f <k_mul_panels_pairs+0x410f>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0x041e850f; WORD $0x0000 // jne 0x4131 <k_mul_panels_pairs+0x4131>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
-	LONG $0x403c5162; WORD $0xdb58 // vaddps %zmm11, %zmm24, %zmm11
-	LONG $0x40345162; WORD $0xd258 // vaddps %zmm10, %zmm25, %zmm10
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0x040f850f; WORD $0x0000 // jne 0x414d <k_mul_panels_pairs+0x414d>
-	LONG $0x000653e9; BYTE $0x00 // jmp 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfedb840f; WORD $0xffff // je 0x3c40 <k_mul_panels_pairs+0x3c40>
-	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
-	LONG $0x407cf162; WORD $0xdb58 // vaddps %zmm3, %zmm16, %zmm3
-	LONG $0x4074f162; WORD $0xd258 // vaddps %zmm2, %zmm17, %zmm2
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xfeea850f; WORD $0xffff // jne 0x3c6b <k_mul_panels_pairs+0x3c6b>
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xda6c850f; WORD $0xffff // jne 0x17f8 <k_mul_panels_pairs+0x17f8>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xc4cb8e0f; WORD $0xffff // jle 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	WORD $0x4d7c // jl 0x3de8 <k_mul_panels_pairs+0x3de8>
-	LONG $0x487c7162; WORD $0x3e11 // vmovups %zmm15, (%rsi)
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x0096860f; WORD $0x0000 // jbe 0x3e49 <k_mul_panels_pairs+0x3e49>
-	LONG $0x487c5162; WORD $0x3111 // vmovups %zmm14, (%r9)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xc49d840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487c7162; WORD $0x2c11; BYTE $0x8e // vmovups %zmm13, (%rsi,%rcx,4)
-	QUAD $0x018e6411487c7162 // vmovups %zmm12, 0x40(%rsi,%rcx,4)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xc47d840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x0000b7e9; BYTE $0x00 // jmp 0x3e9f <k_mul_panels_pairs+0x3e9f>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x497c7162; WORD $0x3e11 // vmovups %zmm15, (%rsi) {%k1}
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x497c7162; WORD $0x7611; BYTE $0x01 // vmovups %zmm14, 0x40(%rsi) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xc437840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x497c3162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm13, (%rsi,%r10,4) {%k1}
-	WORD $0x2eeb // jmp 0x3e77 <k_mul_panels_pairs+0x3e77>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x497c5162; WORD $0x3111 // vmovups %zmm14, (%r9) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xc3f4840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x487c3162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm13, (%rsi,%r10,4)
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	QUAD $0x01966411497c3162 // vmovups %zmm12, 0x40(%rsi,%r10,4) {%k1}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xc3c1840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x3ede <k_mul_panels_pairs+0x3ede>
-	LONG $0x487c5162; WORD $0x1a11 // vmovups %zmm11, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x3efc <k_mul_panels_pairs+0x3efc>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x1211 // vmovups %zmm10, (%r10) {%k1}
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xc384840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x3f0c <k_mul_panels_pairs+0x3f0c>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x1a11 // vmovups %zmm11, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x3ebd <k_mul_panels_pairs+0x3ebd>
-	LONG $0x487c5162; WORD $0x1211 // vmovups %zmm10, (%r10)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xc354840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x3f4b <k_mul_panels_pairs+0x3f4b>
-	LONG $0x487c5162; WORD $0x0a11 // vmovups %zmm9, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x3f69 <k_mul_panels_pairs+0x3f69>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x0211 // vmovups %zmm8, (%r10) {%k1}
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xc317840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x3f79 <k_mul_panels_pairs+0x3f79>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x0a11 // vmovups %zmm9, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x3f2a <k_mul_panels_pairs+0x3f2a>
-	LONG $0x487c5162; WORD $0x0211 // vmovups %zmm8, (%r10)
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xc2e7840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x3fb8 <k_mul_panels_pairs+0x3fb8>
-	LONG $0x487cd162; WORD $0x3a11 // vmovups %zmm7, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x3fd6 <k_mul_panels_pairs+0x3fd6>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x3211 // vmovups %zmm6, (%r10) {%k1}
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xc2aa840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x3fe6 <k_mul_panels_pairs+0x3fe6>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x3a11 // vmovups %zmm7, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x3f97 <k_mul_panels_pairs+0x3f97>
-	LONG $0x487cd162; WORD $0x3211 // vmovups %zmm6, (%r10)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xc27a840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x4025 <k_mul_panels_pairs+0x4025>
-	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x4043 <k_mul_panels_pairs+0x4043>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x2211 // vmovups %zmm4, (%r10) {%k1}
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xc23d840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x4053 <k_mul_panels_pairs+0x4053>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x4004 <k_mul_panels_pairs+0x4004>
-	LONG $0x487cd162; WORD $0x2211 // vmovups %zmm4, (%r10)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xc20d840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x4092 <k_mul_panels_pairs+0x4092>
-	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x40b0 <k_mul_panels_pairs+0x40b0>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xc1d0840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x40c0 <k_mul_panels_pairs+0x40c0>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x4071 <k_mul_panels_pairs+0x4071>
-	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xc1a0840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24740348; BYTE $0x28 // addq 0x28(%rsp), %rsi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	LONG $0xf8a58f0f; WORD $0xffff // jg 0x3974 <k_mul_panels_pairs+0x3974>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xf27b850f; WORD $0xffff // jne 0x3370 <k_mul_panels_pairs+0x3370>
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x1935840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	LONG $0x000d9be9; BYTE $0x00 // jmp 0x3c83 <k_mul_panels_pairs+0x3c83>
+	WORD $0x894c; BYTE $0xff // movq %r15, %rdi
+	LONG $0x04ff8349 // cmpq $0x4, %r15
+	WORD $0x5a72 // jb 0x2f4b <k_mul_panels_pairs+0x2f4b>
+	WORD $0xff48; BYTE $0xcf // decq %rdi
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x487dd262; WORD $0x0a18 // vbroadcastss (%r10), %zmm1
+	LONG $0x4876d262; WORD $0x0152 // vdpbf16ps (%r9), %zmm1, %zmm0
+	LONG $0x487dd262; WORD $0x4a18; BYTE $0x01 // vbroadcastss 0x4(%r10), %zmm1
+	LONG $0x4876d262; WORD $0x4152; BYTE $0x01 // vdpbf16ps 0x40(%r9), %zmm1, %zmm0
+	LONG $0x487dd262; WORD $0x4a18; BYTE $0x02 // vbroadcastss 0x8(%r10), %zmm1
+	LONG $0x4876d262; WORD $0x4152; BYTE $0x02 // vdpbf16ps 0x80(%r9), %zmm1, %zmm0
+	LONG $0x487dd262; WORD $0x4a18; BYTE $0x03 // vbroadcastss 0xc(%r10), %zmm1
+	LONG $0x4876d262; WORD $0x4152; BYTE $0x03 // vdpbf16ps 0xc0(%r9), %zmm1, %zmm0
+	LONG $0x10c28349 // addq $0x10, %r10
+	LONG $0x00c18149; WORD $0x0001; BYTE $0x00 // addq $0x100, %r9 # imm = 0x100
+	LONG $0xfcc78348 // addq $-0x4, %rdi
+	LONG $0xfeff8348 // cmpq $-0x2, %rdi
+	WORD $0xb572 // jb 0x2f00 <k_mul_panels_pairs+0x2f00>
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	LONG $0x247c8b4c; BYTE $0x38 // movq 0x38(%rsp), %r15
+	WORD $0x2a74 // je 0x2f80 <k_mul_panels_pairs+0x2f80>
+	LONG $0x02f88348 // cmpq $0x2, %rax
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	WORD $0x4a75 // jne 0x2faf <k_mul_panels_pairs+0x2faf>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0058 // vaddps (%rax), %zmm0, %zmm0
+	QUAD $0x000000d024bc8348; BYTE $0x01 // cmpq $0x1, 0xd0(%rsp)
+	WORD $0x4374 // je 0x2fbe <k_mul_panels_pairs+0x2fbe>
+	LONG $0x00075de9; BYTE $0x00 // jmp 0x36dd <k_mul_panels_pairs+0x36dd>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	QUAD $0x000000d824bc8348; BYTE $0x00 // cmpq $0x0, 0xd8(%rsp)
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x24348b48 // movq (%rsp), %rsi
+	LONG $0x01d28e0f; WORD $0x0000 // jle 0x3171 <k_mul_panels_pairs+0x3171>
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	LONG $0x07138c0f; WORD $0x0000 // jl 0x36bc <k_mul_panels_pairs+0x36bc>
+	LONG $0x487cf162; WORD $0x0658 // vaddps (%rsi), %zmm0, %zmm0
+	QUAD $0x000000d024bc8348; BYTE $0x01 // cmpq $0x1, 0xd0(%rsp)
+	LONG $0x071f850f; WORD $0x0000 // jne 0x36dd <k_mul_panels_pairs+0x36dd>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	QUAD $0x000000d824bc8348; BYTE $0x00 // cmpq $0x0, 0xd8(%rsp)
+	LONG $0xd38c8e0f; WORD $0xffff // jle 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x01808c0f; WORD $0x0000 // jl 0x3160 <k_mul_panels_pairs+0x3160>
+	LONG $0x487cf162; WORD $0x0611 // vmovups %zmm0, (%rsi)
+	LONG $0xffd375e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x497c7162; WORD $0x1e11 // vmovups %zmm11, (%rsi) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd365840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x497c7162; WORD $0x1411; BYTE $0x86 // vmovups %zmm10, (%rsi,%rax,4) {%k1}
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xd34f840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x497c7162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm9, (%rsi,%rax) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xd336840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xd31e840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x497cf162; WORD $0x3c11; BYTE $0x06 // vmovups %zmm7, (%rsi,%rax) {%k1}
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xd305840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x497cf162; WORD $0x3411; BYTE $0x06 // vmovups %zmm6, (%rsi,%rax) {%k1}
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xd2ec840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xd2d1840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x497cf162; WORD $0x2411; BYTE $0x06 // vmovups %zmm4, (%rsi,%rax) {%k1}
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xd2bb840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0x497cf162; WORD $0x1c11; BYTE $0x06 // vmovups %zmm3, (%rsi,%rax) {%k1}
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xd2a2840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xd287840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax) {%k1}
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xd26e840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax) {%k1}
+	LONG $0xffd25ae9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0xf0718d48 // leaq -0x10(%rcx), %rsi
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497c5162; WORD $0x3911 // vmovups %zmm15, (%r9) {%k1}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0x497c5162; WORD $0x7111; BYTE $0x01 // vmovups %zmm14, 0x40(%r9) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd223840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
 	WORD $0xe0d3 // shll %cl, %eax
 	WORD $0xd0f7 // notl %eax
 	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x497c5162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm13, (%r9,%rdi,4) {%k1}
+	LONG $0x0007a2e9; BYTE $0x00 // jmp 0x3902 <k_mul_panels_pairs+0x3902>
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
 	LONG $0x497cf162; WORD $0x0611 // vmovups %zmm0, (%rsi) {%k1}
-	LONG $0xffc151e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfbe2840f; WORD $0xffff // je 0x3d13 <k_mul_panels_pairs+0x3d13>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	LONG $0xffd1efe9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000d024bc8348; BYTE $0x01 // cmpq $0x1, 0xd0(%rsp)
+	LONG $0xd1e0840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x000558e9; BYTE $0x00 // jmp 0x36dd <k_mul_panels_pairs+0x36dd>
+	QUAD $0x000000d024bc8348; BYTE $0x01 // cmpq $0x1, 0xd0(%rsp)
+	LONG $0xd1cc840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x0005bee9; BYTE $0x00 // jmp 0x3757 <k_mul_panels_pairs+0x3757>
+	LONG $0xc97c7162; WORD $0x0610 // vmovups (%rsi), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x00b6840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x009a840f; WORD $0x0000 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x7f74 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xe458 // vaddps %zmm4, %zmm8, %zmm4
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	WORD $0x6574 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xdb58 // vaddps %zmm3, %zmm8, %zmm3
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	WORD $0x4a74 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xd258 // vaddps %zmm2, %zmm8, %zmm2
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	WORD $0x2f74 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xc958 // vaddps %zmm1, %zmm8, %zmm1
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	WORD $0x1274 // je 0x3265 <k_mul_panels_pairs+0x3265>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x0410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xc058 // vaddps %zmm0, %zmm8, %zmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x50788348; BYTE $0x01 // cmpq $0x1, 0x50(%rax)
+	LONG $0xd0a4850f; WORD $0xffff // jne 0x319 <k_mul_panels_pairs+0x319>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xd0db8e0f; WORD $0xffff // jle 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x00ca8c0f; WORD $0x0000 // jl 0x3361 <k_mul_panels_pairs+0x3361>
+	LONG $0x487cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xd0b9840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cf162; WORD $0x3411; BYTE $0x86 // vmovups %zmm6, (%rsi,%rax,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xd0a3840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cf162; WORD $0x2c11; BYTE $0xc6 // vmovups %zmm5, (%rsi,%rax,8)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xd08d840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x00c18c0f; WORD $0x0000 // jl 0x33a8 <k_mul_panels_pairs+0x33a8>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xd069840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1c11; BYTE $0x06 // vmovups %zmm3, (%rsi,%rax)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xd050840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x06 // vmovups %zmm2, (%rsi,%rax)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xd037840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	LONG $0x00b58c0f; WORD $0x0000 // jl 0x33f5 <k_mul_panels_pairs+0x33f5>
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xd010840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax)
+	LONG $0xffcfffe9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x497cf162; WORD $0x3e11 // vmovups %zmm7, (%rsi) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xcfef840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x497cf162; WORD $0x3411; BYTE $0x86 // vmovups %zmm6, (%rsi,%rax,4) {%k1}
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xcfd9840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x497cf162; WORD $0x2c11; BYTE $0x06 // vmovups %zmm5, (%rsi,%rax) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xcfc0840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xcfa8840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0x497cf162; WORD $0x1c11; BYTE $0x06 // vmovups %zmm3, (%rsi,%rax) {%k1}
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xcf8f840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0x497cf162; WORD $0x1411; BYTE $0x06 // vmovups %zmm2, (%rsi,%rax) {%k1}
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xcf76840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0x497cf162; WORD $0x0811 // vmovups %zmm1, (%rax) {%k1}
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xcf5b840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0411; BYTE $0x06 // vmovups %zmm0, (%rsi,%rax) {%k1}
+	LONG $0xffcf4ae9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xc97cf162; WORD $0x2610 // vmovups (%rsi), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xdb58 // vaddps %zmm3, %zmm4, %zmm3
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	WORD $0x4774 // je 0x346f <k_mul_panels_pairs+0x346f>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xc97cf162; WORD $0x2410; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xd258 // vaddps %zmm2, %zmm4, %zmm2
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	WORD $0x2f74 // je 0x346f <k_mul_panels_pairs+0x346f>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0xc97cf162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xc958 // vaddps %zmm1, %zmm4, %zmm1
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	WORD $0x1474 // je 0x346f <k_mul_panels_pairs+0x346f>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0xc97cf162; WORD $0x2010 // vmovups (%rax), %zmm4 {%k1} {z}
+	LONG $0x485cf162; WORD $0xc058 // vaddps %zmm0, %zmm4, %zmm0
+	LONG $0x24448b48; BYTE $0x28 // movq 0x28(%rsp), %rax
+	LONG $0x50788348; BYTE $0x01 // cmpq $0x1, 0x50(%rax)
+	WORD $0x7075 // jne 0x34eb <k_mul_panels_pairs+0x34eb>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xced58e0f; WORD $0xffff // jle 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8348; WORD $0x1008 // cmpq $0x10, 0x8(%rsp)
+	WORD $0x777c // jl 0x3510 <k_mul_panels_pairs+0x3510>
+	LONG $0x487cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xceb7840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1411; BYTE $0x86 // vmovups %zmm2, (%rsi,%rax,4)
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xcea1840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0c11; BYTE $0xc6 // vmovups %zmm1, (%rsi,%rax,8)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xce8b840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24740348; BYTE $0x50 // addq 0x50(%rsp), %rsi
+	LONG $0x247c8348; WORD $0x0f08 // cmpq $0xf, 0x8(%rsp)
+	LONG $0xfc808e0f; WORD $0xffff // jle 0x3166 <k_mul_panels_pairs+0x3166>
+	LONG $0xfffaf5e9; BYTE $0xff // jmp 0x2fe0 <k_mul_panels_pairs+0x2fe0>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x01 // vmovups %zmm2, 0x40(%rax)
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x02 // vmovups %zmm1, 0x80(%rax)
+	LONG $0x487cf162; WORD $0x4011; BYTE $0x03 // vmovups %zmm0, 0xc0(%rax)
+	LONG $0xffce50e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x497cf162; WORD $0x1e11 // vmovups %zmm3, (%rsi) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xce40840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x497cf162; WORD $0x1411; BYTE $0x86 // vmovups %zmm2, (%rsi,%rax,4) {%k1}
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xce2a840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0x497cf162; WORD $0x0c11; BYTE $0x06 // vmovups %zmm1, (%rsi,%rax) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xce11840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24740348; BYTE $0x50 // addq 0x50(%rsp), %rsi
+	LONG $0xfffc0de9; BYTE $0xff // jmp 0x3166 <k_mul_panels_pairs+0x3166>
+	LONG $0xc97c7162; WORD $0x2610 // vmovups (%rsi), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xdb58 // vaddps %zmm11, %zmm12, %zmm11
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xe141840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x86 // vmovups (%rsi,%rax,4), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xd258 // vaddps %zmm10, %zmm12, %zmm10
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xe125840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xc958 // vaddps %zmm9, %zmm12, %zmm9
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xe106840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
+	LONG $0x481c5162; WORD $0xc058 // vaddps %zmm8, %zmm12, %zmm8
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xe0e8840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xff58 // vaddps %zmm7, %zmm12, %zmm7
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xe0c9840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xf658 // vaddps %zmm6, %zmm12, %zmm6
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xe0aa840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xed58 // vaddps %zmm5, %zmm12, %zmm5
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xe089840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xe458 // vaddps %zmm4, %zmm12, %zmm4
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xe06d840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xdb58 // vaddps %zmm3, %zmm12, %zmm3
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xe04e840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	WORD $0x0148; BYTE $0xf0 // addq %rsi, %rax
+	LONG $0xc97c7162; WORD $0x2010 // vmovups (%rax), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xd258 // vaddps %zmm2, %zmm12, %zmm2
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xe02d840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xc958 // vaddps %zmm1, %zmm12, %zmm1
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xe00e840f; WORD $0xffff // je 0x16b0 <k_mul_panels_pairs+0x16b0>
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	LONG $0xc97c7162; WORD $0x2410; BYTE $0x06 // vmovups (%rsi,%rax), %zmm12 {%k1} {z}
+	LONG $0x481cf162; WORD $0xc058 // vaddps %zmm0, %zmm12, %zmm0
+	LONG $0xffdff4e9; BYTE $0xff // jmp 0x16b0 <k_mul_panels_pairs+0x16b0>
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc97cf162; WORD $0x0e10 // vmovups (%rsi), %zmm1 {%k1} {z}
+	LONG $0x4874f162; WORD $0xc058 // vaddps %zmm0, %zmm1, %zmm0
+	QUAD $0x000000d024bc8348; BYTE $0x01 // cmpq $0x1, 0xd0(%rsp)
+	LONG $0xf8e1840f; WORD $0xffff // je 0x2fbe <k_mul_panels_pairs+0x2fbe>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
+	LONG $0xffcc73e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc97cf162; WORD $0x1710 // vmovups (%rdi), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc958 // vaddps %zmm1, %zmm2, %zmm1
+	LONG $0x40478d48 // leaq 0x40(%rdi), %rax
+	WORD $0xc183; BYTE $0xf0 // addl $-0x10, %ecx
+	LONG $0xffffffbe; BYTE $0xff // movl $0xffffffff, %esi # imm = 0xFFFFFFFF
+	WORD $0xe6d3 // shll %cl, %esi
+	WORD $0xd6f7 // notl %esi
+	LONG $0xce92fbc5 // kmovd %esi, %k1
+	LONG $0xc97cf162; WORD $0x1010 // vmovups (%rax), %zmm2 {%k1} {z}
+	LONG $0x486cf162; WORD $0xc058 // vaddps %zmm0, %zmm2, %zmm0
+	QUAD $0x000000d024bc8348; BYTE $0x01 // cmpq $0x1, 0xd0(%rsp)
+	WORD $0x2675 // jne 0x3757 <k_mul_panels_pairs+0x3757>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x327e // jle 0x376e <k_mul_panels_pairs+0x376e>
+	LONG $0x487cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	WORD $0x3976 // jbe 0x3785 <k_mul_panels_pairs+0x3785>
+	LONG $0x487cf162; WORD $0x0711 // vmovups %zmm0, (%rdi)
+	LONG $0xffcc09e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487cf162; WORD $0x0811 // vmovups %zmm1, (%rax)
+	LONG $0x487cf162; WORD $0x4011; BYTE $0x01 // vmovups %zmm0, 0x40(%rax)
+	LONG $0xffcbf2e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cf162; WORD $0x0f11 // vmovups %zmm1, (%rdi) {%k1}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc180; BYTE $0xf0 // addb $-0x10, %cl
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cf162; WORD $0x0711 // vmovups %zmm0, (%rdi) {%k1}
+	LONG $0xffcbc0e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0xf0758d48 // leaq -0x10(%rbp), %rsi
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc97cc162; WORD $0x0110 // vmovups (%r9), %zmm16 {%k1} {z}
+	LONG $0x407c5162; WORD $0xff58 // vaddps %zmm15, %zmm16, %zmm15
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97cc162; WORD $0x4110; BYTE $0x01 // vmovups 0x40(%r9), %zmm16 {%k1} {z}
+	LONG $0x407c5162; WORD $0xf658 // vaddps %zmm14, %zmm16, %zmm14
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0xea34840f; WORD $0xffff // je 0x221e <k_mul_panels_pairs+0x221e>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xc97cc162; WORD $0x0410; BYTE $0xb9 // vmovups (%r9,%rdi,4), %zmm16 {%k1} {z}
+	LONG $0x0001a9e9; BYTE $0x00 // jmp 0x39b3 <k_mul_panels_pairs+0x39b3>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0xf0758d48 // leaq -0x10(%rbp), %rsi
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc97c5162; WORD $0x0110 // vmovups (%r9), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xff58 // vaddps %zmm7, %zmm8, %zmm7
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c5162; WORD $0x4110; BYTE $0x01 // vmovups 0x40(%r9), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0206840f; WORD $0x0000 // je 0x3a55 <k_mul_panels_pairs+0x3a55>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xc97c5162; WORD $0x0410; BYTE $0xb9 // vmovups (%r9,%rdi,4), %zmm8 {%k1} {z}
+	LONG $0x00035be9; BYTE $0x00 // jmp 0x3bca <k_mul_panels_pairs+0x3bca>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0xf0758d48 // leaq -0x10(%rbp), %rsi
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc97c4162; WORD $0x0110 // vmovups (%r9), %zmm24 {%k1} {z}
+	LONG $0x403ca162; WORD $0xff58 // vaddps %zmm23, %zmm24, %zmm23
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c4162; WORD $0x4110; BYTE $0x01 // vmovups 0x40(%r9), %zmm24 {%k1} {z}
+	LONG $0x403ca162; WORD $0xf658 // vaddps %zmm22, %zmm24, %zmm22
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x01db840f; WORD $0x0000 // je 0x3a92 <k_mul_panels_pairs+0x3a92>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0xc97c4162; WORD $0x0410; BYTE $0xb9 // vmovups (%r9,%rdi,4), %zmm24 {%k1} {z}
+	LONG $0x000379e9; BYTE $0x00 // jmp 0x3c50 <k_mul_panels_pairs+0x3c50>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0x497c7162; WORD $0x3011 // vmovups %zmm14, (%rax) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xca6a840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487c5162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm13, (%r9,%rdi,4)
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	QUAD $0x01b96411497c5162 // vmovups %zmm12, 0x40(%r9,%rdi,4) {%k1}
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xca3b840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x093c8d49 // leaq (%r9,%rcx), %rdi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x01628e0f; WORD $0x0000 // jle 0x3aa5 <k_mul_panels_pairs+0x3aa5>
+	LONG $0x487c7162; WORD $0x1f11 // vmovups %zmm11, (%rdi)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0173850f; WORD $0x0000 // jne 0x3ac8 <k_mul_panels_pairs+0x3ac8>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x1711 // vmovups %zmm10, (%rdi) {%k1}
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xc9e8840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x00015be9; BYTE $0x00 // jmp 0x3ad8 <k_mul_panels_pairs+0x3ad8>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x407c5162; WORD $0xf658 // vaddps %zmm14, %zmm16, %zmm14
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x24448b4c; BYTE $0x28 // movq 0x28(%rsp), %r8
+	LONG $0xe877840f; WORD $0xffff // je 0x221e <k_mul_panels_pairs+0x221e>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487cc162; WORD $0x0410; BYTE $0xb9 // vmovups (%r9,%rdi,4), %zmm16
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	QUAD $0x01b94c10c97cc162 // vmovups 0x40(%r9,%rdi,4), %zmm17 {%k1} {z}
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x407c5162; WORD $0xed58 // vaddps %zmm13, %zmm16, %zmm13
+	LONG $0x40745162; WORD $0xe458 // vaddps %zmm12, %zmm17, %zmm12
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x245c8b48; BYTE $0x40 // movq 0x40(%rsp), %rbx
+	LONG $0xe83c840f; WORD $0xffff // je 0x2223 <k_mul_panels_pairs+0x2223>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x012e8e0f; WORD $0x0000 // jle 0x3b2a <k_mul_panels_pairs+0x3b2a>
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x0142850f; WORD $0x0000 // jne 0x3b54 <k_mul_panels_pairs+0x3b54>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0810 // vmovups (%rax), %zmm17 {%k1} {z}
+	LONG $0x00012ae9; BYTE $0x00 // jmp 0x3b5a <k_mul_panels_pairs+0x3b5a>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c7162; WORD $0x0010 // vmovups (%rax), %zmm8 {%k1} {z}
+	LONG $0x483cf162; WORD $0xf658 // vaddps %zmm6, %zmm8, %zmm6
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x0169850f; WORD $0x0000 // jne 0x3bbe <k_mul_panels_pairs+0x3bbe>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x50798348; BYTE $0x01 // cmpq $0x1, 0x50(%rcx)
+	LONG $0xc8b4850f; WORD $0xffff // jne 0x319 <k_mul_panels_pairs+0x319>
+	LONG $0x0002b3e9; BYTE $0x00 // jmp 0x3d1d <k_mul_panels_pairs+0x3d1d>
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x403ca162; WORD $0xf658 // vaddps %zmm22, %zmm24, %zmm22
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0x01b2850f; WORD $0x0000 // jne 0x3c44 <k_mul_panels_pairs+0x3c44>
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x50798348; BYTE $0x01 // cmpq $0x1, 0x50(%rcx)
+	LONG $0x1399850f; WORD $0x0000 // jne 0x4e39 <k_mul_panels_pairs+0x4e39>
+	LONG $0x000d83e9; BYTE $0x00 // jmp 0x4828 <k_mul_panels_pairs+0x4828>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x1f11 // vmovups %zmm11, (%rdi) {%k1}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfe8d840f; WORD $0xffff // je 0x3955 <k_mul_panels_pairs+0x3955>
+	LONG $0x487c7162; WORD $0x1711 // vmovups %zmm10, (%rdi)
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xc888840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x293c8d48 // leaq (%rcx,%rbp), %rdi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x04b68e0f; WORD $0x0000 // jle 0x3fa6 <k_mul_panels_pairs+0x3fa6>
+	LONG $0x487c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x04c7850f; WORD $0x0000 // jne 0x3fc9 <k_mul_panels_pairs+0x3fc9>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x0711 // vmovups %zmm8, (%rdi) {%k1}
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xc83b840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x0004afe9; BYTE $0x00 // jmp 0x3fd9 <k_mul_panels_pairs+0x3fd9>
+	WORD $0x8948; BYTE $0xe9 // movq %rbp, %rcx
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfebe840f; WORD $0xffff // je 0x3a12 <k_mul_panels_pairs+0x3a12>
+	LONG $0x487ce162; WORD $0x0810 // vmovups (%rax), %zmm17
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x407c5162; WORD $0xdb58 // vaddps %zmm11, %zmm16, %zmm11
+	LONG $0x40745162; WORD $0xd258 // vaddps %zmm10, %zmm17, %zmm10
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xe6ab840f; WORD $0xffff // je 0x2223 <k_mul_panels_pairs+0x2223>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x04a18e0f; WORD $0x0000 // jle 0x402e <k_mul_panels_pairs+0x402e>
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x04b2850f; WORD $0x0000 // jne 0x4052 <k_mul_panels_pairs+0x4052>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0810 // vmovups (%rax), %zmm17 {%k1} {z}
+	LONG $0x00049ae9; BYTE $0x00 // jmp 0x4058 <k_mul_panels_pairs+0x4058>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487c5162; WORD $0x0410; BYTE $0xb9 // vmovups (%r9,%rdi,4), %zmm8
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	QUAD $0x01b94c10c97c5162 // vmovups 0x40(%r9,%rdi,4), %zmm9 {%k1} {z}
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x483cf162; WORD $0xed58 // vaddps %zmm5, %zmm8, %zmm5
+	LONG $0x4834f162; WORD $0xe458 // vaddps %zmm4, %zmm9, %zmm4
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0114840f; WORD $0x0000 // je 0x3d12 <k_mul_panels_pairs+0x3d12>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x093c8d49 // leaq (%r9,%rcx), %rdi
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x00b48e0f; WORD $0x0000 // jle 0x3cc8 <k_mul_panels_pairs+0x3cc8>
+	LONG $0x487c7162; WORD $0x0710 // vmovups (%rdi), %zmm8
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x00c7850f; WORD $0x0000 // jne 0x3ced <k_mul_panels_pairs+0x3ced>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97c7162; WORD $0x0f10 // vmovups (%rdi), %zmm9 {%k1} {z}
+	LONG $0x0000afe9; BYTE $0x00 // jmp 0x3cf3 <k_mul_panels_pairs+0x3cf3>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487c4162; WORD $0x0410; BYTE $0xb9 // vmovups (%r9,%rdi,4), %zmm24
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	QUAD $0x01b94c10c97c4162 // vmovups 0x40(%r9,%rdi,4), %zmm25 {%k1} {z}
+	WORD $0x3145; BYTE $0xd2 // xorl %r10d, %r10d
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x403ca162; WORD $0xed58 // vaddps %zmm21, %zmm24, %zmm21
+	LONG $0x4034a162; WORD $0xe458 // vaddps %zmm20, %zmm25, %zmm20
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0x0b95840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x02498e0f; WORD $0x0000 // jle 0x3ee4 <k_mul_panels_pairs+0x3ee4>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x0258850f; WORD $0x0000 // jne 0x3f06 <k_mul_panels_pairs+0x3f06>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	LONG $0x000244e9; BYTE $0x00 // jmp 0x3f0c <k_mul_panels_pairs+0x3f0c>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97c7162; WORD $0x0710 // vmovups (%rdi), %zmm8 {%k1} {z}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xff39840f; WORD $0xffff // je 0x3c26 <k_mul_panels_pairs+0x3c26>
+	LONG $0x487c7162; WORD $0x0f10 // vmovups (%rdi), %zmm9
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x483cf162; WORD $0xdb58 // vaddps %zmm3, %zmm8, %zmm3
+	LONG $0x4834f162; WORD $0xd258 // vaddps %zmm2, %zmm9, %zmm2
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x025a850f; WORD $0x0000 // jne 0x3f67 <k_mul_panels_pairs+0x3f67>
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x50798348; BYTE $0x01 // cmpq $0x1, 0x50(%rcx)
+	LONG $0xc5fc850f; WORD $0xffff // jne 0x319 <k_mul_panels_pairs+0x319>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xc63a8e0f; WORD $0xffff // jle 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	WORD $0x4d7c // jl 0x3d7e <k_mul_panels_pairs+0x3d7e>
+	LONG $0x487cd162; WORD $0x3911 // vmovups %zmm7, (%r9)
+	LONG $0xf0718d48 // leaq -0x10(%rcx), %rsi
+	LONG $0x40418d49 // leaq 0x40(%r9), %rax
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	LONG $0x008c860f; WORD $0x0000 // jbe 0x3dd5 <k_mul_panels_pairs+0x3dd5>
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc607840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm5, (%r9,%rax,4)
+	QUAD $0x01816411487cd162 // vmovups %zmm4, 0x40(%r9,%rax,4)
+	WORD $0x01b0 // movb $0x1, %al
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xc5e7840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x3e23 <k_mul_panels_pairs+0x3e23>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0xf0718d48 // leaq -0x10(%rcx), %rsi
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cd162; WORD $0x3911 // vmovups %zmm7, (%r9) {%k1}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0x497cd162; WORD $0x7111; BYTE $0x01 // vmovups %zmm6, 0x40(%r9) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc5ab840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x497cd162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm5, (%r9,%rdi,4) {%k1}
+	WORD $0x2beb // jmp 0x3e00 <k_mul_panels_pairs+0x3e00>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xc56c840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487cd162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm5, (%r9,%rdi,4)
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	QUAD $0x01b96411497cd162 // vmovups %zmm4, 0x40(%r9,%rdi,4) {%k1}
+	WORD $0xc031 // xorl %eax, %eax
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xc53d840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x00000098248c8b48 // movq 0x98(%rsp), %rcx
+	LONG $0x093c8d49 // leaq (%r9,%rcx), %rdi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x377e // jle 0x3e71 <k_mul_panels_pairs+0x3e71>
+	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	WORD $0x4875 // jne 0x3e90 <k_mul_panels_pairs+0x3e90>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k1}
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xc4f1840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0x33eb // jmp 0x3ea4 <k_mul_panels_pairs+0x3ea4>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	WORD $0xb874 // je 0x3e48 <k_mul_panels_pairs+0x3e48>
+	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xc4bc840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x244c034c; BYTE $0x50 // addq 0x50(%rsp), %r9
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x06688e0f; WORD $0x0000 // jle 0x4520 <k_mul_panels_pairs+0x4520>
+	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0675850f; WORD $0x0000 // jne 0x453f <k_mul_panels_pairs+0x453f>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cd162; WORD $0x0111 // vmovups %zmm0, (%r9) {%k1}
+	LONG $0xffc47ce9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0xfda8840f; WORD $0xffff // je 0x3cae <k_mul_panels_pairs+0x3cae>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x403ca162; WORD $0xdb58 // vaddps %zmm19, %zmm24, %zmm19
+	LONG $0x4034a162; WORD $0xd258 // vaddps %zmm18, %zmm25, %zmm18
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0x08f3840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x01858e0f; WORD $0x0000 // jle 0x40bf <k_mul_panels_pairs+0x40bf>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x0194850f; WORD $0x0000 // jne 0x40e1 <k_mul_panels_pairs+0x40e1>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	LONG $0x000180e9; BYTE $0x00 // jmp 0x40e7 <k_mul_panels_pairs+0x40e7>
+	LONG $0x244c8b48; BYTE $0x50 // movq 0x50(%rsp), %rcx
+	LONG $0x093c8d49 // leaq (%r9,%rcx), %rdi
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x01cb8e0f; WORD $0x0000 // jle 0x4145 <k_mul_panels_pairs+0x4145>
+	LONG $0x487c7162; WORD $0x0710 // vmovups (%rdi), %zmm8
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x01e2850f; WORD $0x0000 // jne 0x416e <k_mul_panels_pairs+0x416e>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0xc97c7162; WORD $0x0f10 // vmovups (%rdi), %zmm9 {%k1} {z}
+	LONG $0x0001cee9; BYTE $0x00 // jmp 0x4174 <k_mul_panels_pairs+0x4174>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x0f11 // vmovups %zmm9, (%rdi) {%k1}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfb39840f; WORD $0xffff // je 0x3b02 <k_mul_panels_pairs+0x3b02>
+	LONG $0x487c7162; WORD $0x0711 // vmovups %zmm8, (%rdi)
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xc387840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x00000090248c8b48 // movq 0x90(%rsp), %rcx
+	LONG $0x293c8d48 // leaq (%rcx,%rbp), %rdi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x01a18e0f; WORD $0x0000 // jle 0x4195 <k_mul_panels_pairs+0x4195>
+	LONG $0x487cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x01b2850f; WORD $0x0000 // jne 0x41b8 <k_mul_panels_pairs+0x41b8>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x3711 // vmovups %zmm6, (%rdi) {%k1}
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xc337840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x00019ae9; BYTE $0x00 // jmp 0x41c8 <k_mul_panels_pairs+0x41c8>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfb4e840f; WORD $0xffff // je 0x3ba0 <k_mul_panels_pairs+0x3ba0>
+	LONG $0x487ce162; WORD $0x0810 // vmovups (%rax), %zmm17
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x407c5162; WORD $0xc958 // vaddps %zmm9, %zmm16, %zmm9
+	LONG $0x40745162; WORD $0xc058 // vaddps %zmm8, %zmm17, %zmm8
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xe1ad840f; WORD $0xffff // je 0x2223 <k_mul_panels_pairs+0x2223>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x018f8e0f; WORD $0x0000 // jle 0x421d <k_mul_panels_pairs+0x421d>
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x01a0850f; WORD $0x0000 // jne 0x4241 <k_mul_panels_pairs+0x4241>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0810 // vmovups (%rax), %zmm17 {%k1} {z}
+	LONG $0x000188e9; BYTE $0x00 // jmp 0x4247 <k_mul_panels_pairs+0x4247>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0xfe6c840f; WORD $0xffff // je 0x3f4d <k_mul_panels_pairs+0x3f4d>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x403ca162; WORD $0xc958 // vaddps %zmm17, %zmm24, %zmm17
+	LONG $0x4034a162; WORD $0xc058 // vaddps %zmm16, %zmm25, %zmm16
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0x0718840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x01968e0f; WORD $0x0000 // jle 0x42ae <k_mul_panels_pairs+0x42ae>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x01a5850f; WORD $0x0000 // jne 0x42d0 <k_mul_panels_pairs+0x42d0>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	LONG $0x000191e9; BYTE $0x00 // jmp 0x42d6 <k_mul_panels_pairs+0x42d6>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0xc97c7162; WORD $0x0710 // vmovups (%rdi), %zmm8 {%k1} {z}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfe1e840f; WORD $0xffff // je 0x3f8c <k_mul_panels_pairs+0x3f8c>
+	LONG $0x487c7162; WORD $0x0f10 // vmovups (%rdi), %zmm9
+	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
+	LONG $0x483cf162; WORD $0xc958 // vaddps %zmm1, %zmm8, %zmm1
+	LONG $0x4834f162; WORD $0xc058 // vaddps %zmm0, %zmm9, %zmm0
+	LONG $0x50798348; BYTE $0x01 // cmpq $0x1, 0x50(%rcx)
+	LONG $0xc189850f; WORD $0xffff // jne 0x319 <k_mul_panels_pairs+0x319>
+	LONG $0xfffb88e9; BYTE $0xff // jmp 0x3d1d <k_mul_panels_pairs+0x3d1d>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x3f11 // vmovups %zmm7, (%rdi) {%k1}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfe4e840f; WORD $0xffff // je 0x4006 <k_mul_panels_pairs+0x4006>
+	LONG $0x487cf162; WORD $0x3711 // vmovups %zmm6, (%rdi)
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xc198840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
+	LONG $0x293c8d48 // leaq (%rcx,%rbp), %rdi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x01518e0f; WORD $0x0000 // jle 0x4334 <k_mul_panels_pairs+0x4334>
+	LONG $0x487cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0162850f; WORD $0x0000 // jne 0x4357 <k_mul_panels_pairs+0x4357>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x2711 // vmovups %zmm4, (%rdi) {%k1}
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xc148840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x00014ae9; BYTE $0x00 // jmp 0x4367 <k_mul_panels_pairs+0x4367>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfe60840f; WORD $0xffff // je 0x40a1 <k_mul_panels_pairs+0x40a1>
+	LONG $0x487ce162; WORD $0x0810 // vmovups (%rax), %zmm17
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x407cf162; WORD $0xff58 // vaddps %zmm7, %zmm16, %zmm7
+	LONG $0x4074f162; WORD $0xf658 // vaddps %zmm6, %zmm17, %zmm6
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xdfbe840f; WORD $0xffff // je 0x2223 <k_mul_panels_pairs+0x2223>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x01428e0f; WORD $0x0000 // jle 0x43bf <k_mul_panels_pairs+0x43bf>
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x0153850f; WORD $0x0000 // jne 0x43e3 <k_mul_panels_pairs+0x43e3>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0810 // vmovups (%rax), %zmm17 {%k1} {z}
+	LONG $0x00013be9; BYTE $0x00 // jmp 0x43e9 <k_mul_panels_pairs+0x43e9>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0xfe5b840f; WORD $0xffff // je 0x412b <k_mul_panels_pairs+0x412b>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x403c5162; WORD $0xff58 // vaddps %zmm15, %zmm24, %zmm15
+	LONG $0x40345162; WORD $0xf658 // vaddps %zmm14, %zmm25, %zmm14
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0x0529840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x01498e0f; WORD $0x0000 // jle 0x4450 <k_mul_panels_pairs+0x4450>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x0158850f; WORD $0x0000 // jne 0x4472 <k_mul_panels_pairs+0x4472>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	LONG $0x000144e9; BYTE $0x00 // jmp 0x4478 <k_mul_panels_pairs+0x4478>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x2f11 // vmovups %zmm5, (%rdi) {%k1}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfe9e840f; WORD $0xffff // je 0x41f5 <k_mul_panels_pairs+0x41f5>
+	LONG $0x487cf162; WORD $0x2711 // vmovups %zmm4, (%rdi)
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xbff9840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x00000080248c8b48 // movq 0x80(%rsp), %rcx
+	LONG $0x293c8d48 // leaq (%rcx,%rbp), %rdi
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x01548e0f; WORD $0x0000 // jle 0x44d6 <k_mul_panels_pairs+0x44d6>
+	LONG $0x487cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi)
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0x0165850f; WORD $0x0000 // jne 0x44f9 <k_mul_panels_pairs+0x44f9>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x1711 // vmovups %zmm2, (%rdi) {%k1}
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xbfa6840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x00014de9; BYTE $0x00 // jmp 0x450c <k_mul_panels_pairs+0x450c>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfead840f; WORD $0xffff // je 0x4290 <k_mul_panels_pairs+0x4290>
+	LONG $0x487ce162; WORD $0x0810 // vmovups (%rax), %zmm17
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x407cf162; WORD $0xed58 // vaddps %zmm5, %zmm16, %zmm5
+	LONG $0x4074f162; WORD $0xe458 // vaddps %zmm4, %zmm17, %zmm4
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xde1c840f; WORD $0xffff // je 0x2223 <k_mul_panels_pairs+0x2223>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x012b8e0f; WORD $0x0000 // jle 0x454a <k_mul_panels_pairs+0x454a>
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x013c850f; WORD $0x0000 // jne 0x456e <k_mul_panels_pairs+0x456e>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0810 // vmovups (%rax), %zmm17 {%k1} {z}
+	LONG $0x000124e9; BYTE $0x00 // jmp 0x4574 <k_mul_panels_pairs+0x4574>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0xfea8840f; WORD $0xffff // je 0x431a <k_mul_panels_pairs+0x431a>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
+	LONG $0x403c5162; WORD $0xed58 // vaddps %zmm13, %zmm24, %zmm13
+	LONG $0x40345162; WORD $0xe458 // vaddps %zmm12, %zmm25, %zmm12
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0x0387840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	LONG $0x01288e0f; WORD $0x0000 // jle 0x45d1 <k_mul_panels_pairs+0x45d1>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0x0137850f; WORD $0x0000 // jne 0x45f3 <k_mul_panels_pairs+0x45f3>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	LONG $0x000123e9; BYTE $0x00 // jmp 0x45f9 <k_mul_panels_pairs+0x45f9>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x1f11 // vmovups %zmm3, (%rdi) {%k1}
+	LONG $0x40c78348 // addq $0x40, %rdi
+	WORD $0xc084 // testb %al, %al
+	LONG $0xfe9b840f; WORD $0xffff // je 0x4394 <k_mul_panels_pairs+0x4394>
+	LONG $0x487cf162; WORD $0x1711 // vmovups %zmm2, (%rdi)
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xbe54840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x244c034c; BYTE $0x78 // addq 0x78(%rsp), %r9
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0xf9988f0f; WORD $0xffff // jg 0x3eb8 <k_mul_panels_pairs+0x3eb8>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0x497cd162; WORD $0x0911 // vmovups %zmm1, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0xc084 // testb %al, %al
+	LONG $0xf98b840f; WORD $0xffff // je 0x3eca <k_mul_panels_pairs+0x3eca>
+	LONG $0x487cd162; WORD $0x0111 // vmovups %zmm0, (%r9)
+	LONG $0xffbe16e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xfec4840f; WORD $0xffff // je 0x4432 <k_mul_panels_pairs+0x4432>
+	LONG $0x487ce162; WORD $0x0810 // vmovups (%rax), %zmm17
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0x407cf162; WORD $0xdb58 // vaddps %zmm3, %zmm16, %zmm3
+	LONG $0x4074f162; WORD $0xd258 // vaddps %zmm2, %zmm17, %zmm2
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0xdc91840f; WORD $0xffff // je 0x2223 <k_mul_panels_pairs+0x2223>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	LONG $0x00a58e0f; WORD $0x0000 // jle 0x4649 <k_mul_panels_pairs+0x4649>
+	LONG $0x487ce162; WORD $0x0010 // vmovups (%rax), %zmm16
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0x00c1850f; WORD $0x0000 // jne 0x4678 <k_mul_panels_pairs+0x4678>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97ce162; WORD $0x0810 // vmovups (%rax), %zmm17 {%k1} {z}
+	LONG $0x0000ade9; BYTE $0x00 // jmp 0x467e <k_mul_panels_pairs+0x467e>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	LONG $0xfec9840f; WORD $0xffff // je 0x44bc <k_mul_panels_pairs+0x44bc>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x403c5162; WORD $0xdb58 // vaddps %zmm11, %zmm24, %zmm11
 	LONG $0x40345162; WORD $0xd258 // vaddps %zmm10, %zmm25, %zmm10
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0x0249840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x6a7e // jle 0x41c6 <k_mul_panels_pairs+0x41c6>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x7975 // jne 0x41e4 <k_mul_panels_pairs+0x41e4>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
-	WORD $0x68eb // jmp 0x41ea <k_mul_panels_pairs+0x41ea>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97cc162; WORD $0x0210 // vmovups (%r10), %zmm16 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xfaed840f; WORD $0xffff // je 0x3c91 <k_mul_panels_pairs+0x3c91>
-	LONG $0x487cc162; WORD $0x0a10 // vmovups (%r10), %zmm17
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0x0206840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	WORD $0x6c7e // jle 0x468f <k_mul_panels_pairs+0x468f>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x7b75 // jne 0x46ad <k_mul_panels_pairs+0x46ad>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	WORD $0x6aeb // jmp 0x46b3 <k_mul_panels_pairs+0x46b3>
+	WORD $0x894c; BYTE $0xcd // movq %r9, %rbp
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	WORD $0x8949; BYTE $0xe9 // movq %rbp, %r9
+	LONG $0xc97ce162; WORD $0x0010 // vmovups (%rax), %zmm16 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xff3f840f; WORD $0xffff // je 0x45b7 <k_mul_panels_pairs+0x45b7>
+	LONG $0x487ce162; WORD $0x0810 // vmovups (%rax), %zmm17
 	LONG $0x407cf162; WORD $0xc958 // vaddps %zmm1, %zmm16, %zmm1
 	LONG $0x4074f162; WORD $0xc058 // vaddps %zmm0, %zmm17, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	LONG $0xfbcb840f; WORD $0xffff // je 0x3d8c <k_mul_panels_pairs+0x3d8c>
-	LONG $0xffd632e9; BYTE $0xff // jmp 0x17f8 <k_mul_panels_pairs+0x17f8>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x8774 // je 0x416b <k_mul_panels_pairs+0x416b>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
+	LONG $0xffdb94e9; BYTE $0xff // jmp 0x2223 <k_mul_panels_pairs+0x2223>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x8574 // je 0x4632 <k_mul_panels_pairs+0x4632>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x403c5162; WORD $0xc958 // vaddps %zmm9, %zmm24, %zmm9
 	LONG $0x40345162; WORD $0xc058 // vaddps %zmm8, %zmm25, %zmm8
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	LONG $0x0196840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x087e // jle 0x4217 <k_mul_panels_pairs+0x4217>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	WORD $0x15eb // jmp 0x422c <k_mul_panels_pairs+0x422c>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x423d <k_mul_panels_pairs+0x423d>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
-	WORD $0x15eb // jmp 0x4252 <k_mul_panels_pairs+0x4252>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0x014c840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	WORD $0x087e // jle 0x46e8 <k_mul_panels_pairs+0x46e8>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	WORD $0x15eb // jmp 0x46fd <k_mul_panels_pairs+0x46fd>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x470e <k_mul_panels_pairs+0x470e>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x15eb // jmp 0x4723 <k_mul_panels_pairs+0x4723>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x403cf162; WORD $0xff58 // vaddps %zmm7, %zmm24, %zmm7
 	LONG $0x4034f162; WORD $0xf658 // vaddps %zmm6, %zmm25, %zmm6
-	LONG $0x09fd8348 // cmpq $0x9, %rbp
-	LONG $0x012e840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x087e // jle 0x427f <k_mul_panels_pairs+0x427f>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	WORD $0x15eb // jmp 0x4294 <k_mul_panels_pairs+0x4294>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x42a5 <k_mul_panels_pairs+0x42a5>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
-	WORD $0x15eb // jmp 0x42ba <k_mul_panels_pairs+0x42ba>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0x00dc840f; WORD $0x0000 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	WORD $0x087e // jle 0x4758 <k_mul_panels_pairs+0x4758>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	WORD $0x15eb // jmp 0x476d <k_mul_panels_pairs+0x476d>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x477e <k_mul_panels_pairs+0x477e>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x15eb // jmp 0x4793 <k_mul_panels_pairs+0x4793>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x403cf162; WORD $0xed58 // vaddps %zmm5, %zmm24, %zmm5
 	LONG $0x4034f162; WORD $0xe458 // vaddps %zmm4, %zmm25, %zmm4
-	LONG $0x0afd8348 // cmpq $0xa, %rbp
-	LONG $0x00c6840f; WORD $0x0000 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x087e // jle 0x42e7 <k_mul_panels_pairs+0x42e7>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	WORD $0x15eb // jmp 0x42fc <k_mul_panels_pairs+0x42fc>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x430d <k_mul_panels_pairs+0x430d>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
-	WORD $0x15eb // jmp 0x4322 <k_mul_panels_pairs+0x4322>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	WORD $0x7074 // je 0x4818 <k_mul_panels_pairs+0x4818>
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	WORD $0x087e // jle 0x47c4 <k_mul_panels_pairs+0x47c4>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	WORD $0x15eb // jmp 0x47d9 <k_mul_panels_pairs+0x47d9>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x47ea <k_mul_panels_pairs+0x47ea>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x15eb // jmp 0x47ff <k_mul_panels_pairs+0x47ff>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x403cf162; WORD $0xdb58 // vaddps %zmm3, %zmm24, %zmm3
 	LONG $0x4034f162; WORD $0xd258 // vaddps %zmm2, %zmm25, %zmm2
-	LONG $0x0bfd8348 // cmpq $0xb, %rbp
-	WORD $0x6274 // je 0x4396 <k_mul_panels_pairs+0x4396>
-	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x087e // jle 0x434b <k_mul_panels_pairs+0x434b>
-	LONG $0x487c4162; WORD $0x0210 // vmovups (%r10), %zmm24
-	WORD $0x15eb // jmp 0x4360 <k_mul_panels_pairs+0x4360>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0xc97c4162; WORD $0x0210 // vmovups (%r10), %zmm24 {%k1} {z}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x4371 <k_mul_panels_pairs+0x4371>
-	LONG $0x487c4162; WORD $0x0a10 // vmovups (%r10), %zmm25
-	WORD $0x19eb // jmp 0x438a <k_mul_panels_pairs+0x438a>
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0x0586850f; WORD $0x0000 // jne 0x4d9e <k_mul_panels_pairs+0x4d9e>
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	LONG $0x50798348; BYTE $0x01 // cmpq $0x1, 0x50(%rcx)
+	LONG $0x0611850f; WORD $0x0000 // jne 0x4e39 <k_mul_panels_pairs+0x4e39>
+	WORD $0x854d; BYTE $0xe4 // testq %r12, %r12
+	LONG $0xbb2f8e0f; WORD $0xffff // jle 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x10f98348 // cmpq $0x10, %rcx
+	WORD $0x4e7c // jl 0x488a <k_mul_panels_pairs+0x488a>
+	LONG $0x487cc162; WORD $0x3911 // vmovups %zmm23, (%r9)
+	LONG $0xf0718d48 // leaq -0x10(%rcx), %rsi
+	LONG $0x40418d49 // leaq 0x40(%r9), %rax
+	LONG $0x1ff98348 // cmpq $0x1f, %rcx
+	LONG $0x008d860f; WORD $0x0000 // jbe 0x48e1 <k_mul_panels_pairs+0x48e1>
+	LONG $0x487ce162; WORD $0x3011 // vmovups %zmm22, (%rax)
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xbafc840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x10 // movq 0x10(%rsp), %rax
+	LONG $0x487cc162; WORD $0x2c11; BYTE $0x81 // vmovups %zmm21, (%r9,%rax,4)
+	QUAD $0x01816411487cc162 // vmovups %zmm20, 0x40(%r9,%rax,4)
+	WORD $0xb740; BYTE $0x01 // movb $0x1, %dil
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xbadb840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x0000a5e9; BYTE $0x00 // jmp 0x492f <k_mul_panels_pairs+0x492f>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	LONG $0xf0718d48 // leaq -0x10(%rcx), %rsi
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cc162; WORD $0x3911 // vmovups %zmm23, (%r9) {%k1}
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0x497cc162; WORD $0x7111; BYTE $0x01 // vmovups %zmm22, 0x40(%r9) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xba9f840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x497cc162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm21, (%r9,%rdi,4) {%k1}
+	WORD $0x2beb // jmp 0x490c <k_mul_panels_pairs+0x490c>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0x497ce162; WORD $0x3011 // vmovups %zmm22, (%rax) {%k1}
+	LONG $0x01fc8349 // cmpq $0x1, %r12
+	LONG $0xba60840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x247c8b48; BYTE $0x10 // movq 0x10(%rsp), %rdi
+	LONG $0x487cc162; WORD $0x2c11; BYTE $0xb9 // vmovups %zmm21, (%r9,%rdi,4)
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	QUAD $0x01b96411497cc162 // vmovups %zmm20, 0x40(%r9,%rdi,4) {%k1}
+	WORD $0xff31 // xorl %edi, %edi
+	LONG $0x02fc8349 // cmpq $0x2, %r12
+	LONG $0xba31840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009824848b48 // movq 0x98(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x387e // jle 0x497d <k_mul_panels_pairs+0x497d>
+	LONG $0x487ce162; WORD $0x1811 // vmovups %zmm19, (%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x4975 // jne 0x499d <k_mul_panels_pairs+0x499d>
 	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
+	WORD $0xf189 // movl %esi, %ecx
 	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
 	WORD $0xf741; BYTE $0xd1 // notl %r9d
 	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0xc97c4162; WORD $0x0a10 // vmovups (%r10), %zmm25 {%k1} {z}
+	LONG $0x497ce162; WORD $0x1011 // vmovups %zmm18, (%rax) {%k1}
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xb9e5840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0x34eb // jmp 0x49b1 <k_mul_panels_pairs+0x49b1>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497ce162; WORD $0x1811 // vmovups %zmm19, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xb774 // je 0x4954 <k_mul_panels_pairs+0x4954>
+	LONG $0x487ce162; WORD $0x1011 // vmovups %zmm18, (%rax)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x03fc8349 // cmpq $0x3, %r12
+	LONG $0xb9af840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x50 // movq 0x50(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x387e // jle 0x49fc <k_mul_panels_pairs+0x49fc>
+	LONG $0x487ce162; WORD $0x0811 // vmovups %zmm17, (%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x4975 // jne 0x4a1c <k_mul_panels_pairs+0x4a1c>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497ce162; WORD $0x0011 // vmovups %zmm16, (%rax) {%k1}
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xb966840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0x34eb // jmp 0x4a30 <k_mul_panels_pairs+0x4a30>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497ce162; WORD $0x0811 // vmovups %zmm17, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xb774 // je 0x49d3 <k_mul_panels_pairs+0x49d3>
+	LONG $0x487ce162; WORD $0x0011 // vmovups %zmm16, (%rax)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x04fc8349 // cmpq $0x4, %r12
+	LONG $0xb930840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000009024848b48 // movq 0x90(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x387e // jle 0x4a7e <k_mul_panels_pairs+0x4a7e>
+	LONG $0x487c7162; WORD $0x3811 // vmovups %zmm15, (%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x4975 // jne 0x4a9e <k_mul_panels_pairs+0x4a9e>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x3011 // vmovups %zmm14, (%rax) {%k1}
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xb8e4840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0x34eb // jmp 0x4ab2 <k_mul_panels_pairs+0x4ab2>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x3811 // vmovups %zmm15, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xb774 // je 0x4a55 <k_mul_panels_pairs+0x4a55>
+	LONG $0x487c7162; WORD $0x3011 // vmovups %zmm14, (%rax)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x05fc8349 // cmpq $0x5, %r12
+	LONG $0xb8ae840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008824848b48 // movq 0x88(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x387e // jle 0x4b00 <k_mul_panels_pairs+0x4b00>
+	LONG $0x487c7162; WORD $0x2811 // vmovups %zmm13, (%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x4975 // jne 0x4b20 <k_mul_panels_pairs+0x4b20>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x2011 // vmovups %zmm12, (%rax) {%k1}
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xb862840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0x34eb // jmp 0x4b34 <k_mul_panels_pairs+0x4b34>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x2811 // vmovups %zmm13, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xb774 // je 0x4ad7 <k_mul_panels_pairs+0x4ad7>
+	LONG $0x487c7162; WORD $0x2011 // vmovups %zmm12, (%rax)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x06fc8349 // cmpq $0x6, %r12
+	LONG $0xb82c840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x0000008024848b48 // movq 0x80(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x387e // jle 0x4b82 <k_mul_panels_pairs+0x4b82>
+	LONG $0x487c7162; WORD $0x1811 // vmovups %zmm11, (%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x4975 // jne 0x4ba2 <k_mul_panels_pairs+0x4ba2>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x1011 // vmovups %zmm10, (%rax) {%k1}
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xb7e0840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0x34eb // jmp 0x4bb6 <k_mul_panels_pairs+0x4bb6>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x1811 // vmovups %zmm11, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xb774 // je 0x4b59 <k_mul_panels_pairs+0x4b59>
+	LONG $0x487c7162; WORD $0x1011 // vmovups %zmm10, (%rax)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x07fc8349 // cmpq $0x7, %r12
+	LONG $0xb7aa840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x24448b48; BYTE $0x78 // movq 0x78(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x387e // jle 0x4c01 <k_mul_panels_pairs+0x4c01>
+	LONG $0x487c7162; WORD $0x0811 // vmovups %zmm9, (%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x4975 // jne 0x4c21 <k_mul_panels_pairs+0x4c21>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x0011 // vmovups %zmm8, (%rax) {%k1}
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xb761840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	WORD $0x34eb // jmp 0x4c35 <k_mul_panels_pairs+0x4c35>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497c7162; WORD $0x0811 // vmovups %zmm9, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xb774 // je 0x4bd8 <k_mul_panels_pairs+0x4bd8>
+	LONG $0x487c7162; WORD $0x0011 // vmovups %zmm8, (%rax)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x08fc8349 // cmpq $0x8, %r12
+	LONG $0xb72b840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000c824848b48 // movq 0xc8(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x2a7e // jle 0x4c75 <k_mul_panels_pairs+0x4c75>
+	LONG $0x487cf162; WORD $0x3811 // vmovups %zmm7, (%rax)
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x3b75 // jne 0x4c95 <k_mul_panels_pairs+0x4c95>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x3011 // vmovups %zmm6, (%rax) {%k1}
+	WORD $0x26eb // jmp 0x4c9b <k_mul_panels_pairs+0x4c9b>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x3811 // vmovups %zmm7, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0xc574 // je 0x4c5a <k_mul_panels_pairs+0x4c5a>
+	LONG $0x487cf162; WORD $0x3011 // vmovups %zmm6, (%rax)
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x09fc8349 // cmpq $0x9, %r12
+	LONG $0xb6b7840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000c024848b48 // movq 0xc0(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x087e // jle 0x4cc7 <k_mul_panels_pairs+0x4cc7>
+	LONG $0x487cf162; WORD $0x2811 // vmovups %zmm5, (%rax)
+	WORD $0x17eb // jmp 0x4cde <k_mul_panels_pairs+0x4cde>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x2811 // vmovups %zmm5, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x4cef <k_mul_panels_pairs+0x4cef>
+	LONG $0x487cf162; WORD $0x2011 // vmovups %zmm4, (%rax)
+	WORD $0x19eb // jmp 0x4d08 <k_mul_panels_pairs+0x4d08>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x2011 // vmovups %zmm4, (%rax) {%k1}
+	LONG $0x240c8b48 // movq (%rsp), %rcx
+	LONG $0x0afc8349 // cmpq $0xa, %r12
+	LONG $0xb64a840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000b824848b48 // movq 0xb8(%rsp), %rax
+	WORD $0x0148; BYTE $0xc8 // addq %rcx, %rax
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x087e // jle 0x4d34 <k_mul_panels_pairs+0x4d34>
+	LONG $0x487cf162; WORD $0x1811 // vmovups %zmm3, (%rax)
+	WORD $0x17eb // jmp 0x4d4b <k_mul_panels_pairs+0x4d4b>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x1811 // vmovups %zmm3, (%rax) {%k1}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	WORD $0x0874 // je 0x4d5c <k_mul_panels_pairs+0x4d5c>
+	LONG $0x487cf162; WORD $0x1011 // vmovups %zmm2, (%rax)
+	WORD $0x19eb // jmp 0x4d75 <k_mul_panels_pairs+0x4d75>
+	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xf741; BYTE $0xd1 // notl %r9d
+	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
+	LONG $0x497cf162; WORD $0x1011 // vmovups %zmm2, (%rax) {%k1}
+	LONG $0x240c8b4c // movq (%rsp), %r9
+	LONG $0x0bfc8349 // cmpq $0xb, %r12
+	LONG $0xb5dd840f; WORD $0xffff // je 0x360 <k_mul_panels_pairs+0x360>
+	QUAD $0x000000b0248c034c // addq 0xb0(%rsp), %r9
+	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
+	LONG $0x0ff98348 // cmpq $0xf, %rcx
+	WORD $0x247e // jle 0x4dba <k_mul_panels_pairs+0x4dba>
+	LONG $0x487cd162; WORD $0x0911 // vmovups %zmm1, (%r9)
+	WORD $0x2feb // jmp 0x4dcd <k_mul_panels_pairs+0x4dcd>
+	QUAD $0x000000b024848b48 // movq 0xb0(%rsp), %rax
+	WORD $0x014c; BYTE $0xc8 // addq %r9, %rax
+	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
+	LONG $0x0ffd8348 // cmpq $0xf, %rbp
+	WORD $0x2d7e // jle 0x4ddf <k_mul_panels_pairs+0x4ddf>
+	LONG $0x487c6162; WORD $0x0010 // vmovups (%rax), %zmm24
+	WORD $0x3aeb // jmp 0x4df4 <k_mul_panels_pairs+0x4df4>
+	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
+	WORD $0xe0d3 // shll %cl, %eax
+	WORD $0xd0f7 // notl %eax
+	LONG $0xc892fbc5 // kmovd %eax, %k1
+	LONG $0x497cd162; WORD $0x0911 // vmovups %zmm1, (%r9) {%k1}
+	LONG $0x40c18349 // addq $0x40, %r9
+	WORD $0x8440; BYTE $0xff // testb %dil, %dil
+	LONG $0xf0f0840f; WORD $0xffff // je 0x3eca <k_mul_panels_pairs+0x3eca>
+	LONG $0xfff760e9; BYTE $0xff // jmp 0x453f <k_mul_panels_pairs+0x453f>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xe989 // movl %ebp, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0010 // vmovups (%rax), %zmm24 {%k1} {z}
+	LONG $0x40c08348 // addq $0x40, %rax
+	WORD $0x8445; BYTE $0xd2 // testb %r10b, %r10b
+	WORD $0x0874 // je 0x4e05 <k_mul_panels_pairs+0x4e05>
+	LONG $0x487c6162; WORD $0x0810 // vmovups (%rax), %zmm25
+	WORD $0x15eb // jmp 0x4e1a <k_mul_panels_pairs+0x4e1a>
+	LONG $0xffffffbf; BYTE $0xff // movl $0xffffffff, %edi # imm = 0xFFFFFFFF
+	WORD $0xf189 // movl %esi, %ecx
+	WORD $0xe7d3 // shll %cl, %edi
+	WORD $0xd7f7 // notl %edi
+	LONG $0xcf92fbc5 // kmovd %edi, %k1
+	LONG $0xc97c6162; WORD $0x0810 // vmovups (%rax), %zmm25 {%k1} {z}
+	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
+	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
 	LONG $0x403cf162; WORD $0xc958 // vaddps %zmm1, %zmm24, %zmm1
 	LONG $0x4034f162; WORD $0xc058 // vaddps %zmm0, %zmm25, %zmm0
-	LONG $0x487f8348; BYTE $0x01 // cmpq $0x1, 0x48(%rdi)
-	WORD $0x6075 // jne 0x43fd <k_mul_panels_pairs+0x43fd>
-	WORD $0x8548; BYTE $0xed // testq %rbp, %rbp
-	LONG $0xbeba8e0f; WORD $0xffff // jle 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x00f98c0f; WORD $0x0000 // jl 0x44a9 <k_mul_panels_pairs+0x44a9>
-	LONG $0x487ce162; WORD $0x3e11 // vmovups %zmm23, (%rsi)
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0x404e8d4c // leaq 0x40(%rsi), %r9
-	LONG $0x1ff88348 // cmpq $0x1f, %rax
-	LONG $0x0142860f; WORD $0x0000 // jbe 0x450a <k_mul_panels_pairs+0x450a>
-	LONG $0x487cc162; WORD $0x3111 // vmovups %zmm22, (%r9)
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xbe88840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x240c8b48 // movq (%rsp), %rcx
-	LONG $0x487ce162; WORD $0x2c11; BYTE $0x8e // vmovups %zmm21, (%rsi,%rcx,4)
-	QUAD $0x018e6411487ce162 // vmovups %zmm20, 0x40(%rsi,%rcx,4)
-	WORD $0xb141; BYTE $0x01 // movb $0x1, %r9b
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xbe68840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x000163e9; BYTE $0x00 // jmp 0x4560 <k_mul_panels_pairs+0x4560>
-	LONG $0x487cc162; WORD $0x3811 // vmovups %zmm23, (%r8)
-	LONG $0x487cc162; WORD $0x7011; BYTE $0x01 // vmovups %zmm22, 0x40(%r8)
-	LONG $0x487cc162; WORD $0x6811; BYTE $0x02 // vmovups %zmm21, 0x80(%r8)
-	LONG $0x487cc162; WORD $0x6011; BYTE $0x03 // vmovups %zmm20, 0xc0(%r8)
-	LONG $0x487cc162; WORD $0x5811; BYTE $0x04 // vmovups %zmm19, 0x100(%r8)
-	LONG $0x487cc162; WORD $0x5011; BYTE $0x05 // vmovups %zmm18, 0x140(%r8)
-	LONG $0x487cc162; WORD $0x4811; BYTE $0x06 // vmovups %zmm17, 0x180(%r8)
-	LONG $0x487cc162; WORD $0x4011; BYTE $0x07 // vmovups %zmm16, 0x1c0(%r8)
-	LONG $0x487c5162; WORD $0x7811; BYTE $0x08 // vmovups %zmm15, 0x200(%r8)
-	LONG $0x487c5162; WORD $0x7011; BYTE $0x09 // vmovups %zmm14, 0x240(%r8)
-	LONG $0x487c5162; WORD $0x6811; BYTE $0x0a // vmovups %zmm13, 0x280(%r8)
-	LONG $0x487c5162; WORD $0x6011; BYTE $0x0b // vmovups %zmm12, 0x2c0(%r8)
-	LONG $0x487c5162; WORD $0x5811; BYTE $0x0c // vmovups %zmm11, 0x300(%r8)
-	LONG $0x487c5162; WORD $0x5011; BYTE $0x0d // vmovups %zmm10, 0x340(%r8)
-	LONG $0x487c5162; WORD $0x4811; BYTE $0x0e // vmovups %zmm9, 0x380(%r8)
-	LONG $0x487c5162; WORD $0x4011; BYTE $0x0f // vmovups %zmm8, 0x3c0(%r8)
-	LONG $0x487cd162; WORD $0x7811; BYTE $0x10 // vmovups %zmm7, 0x400(%r8)
-	LONG $0x487cd162; WORD $0x7011; BYTE $0x11 // vmovups %zmm6, 0x440(%r8)
-	LONG $0x487cd162; WORD $0x6811; BYTE $0x12 // vmovups %zmm5, 0x480(%r8)
-	LONG $0x487cd162; WORD $0x6011; BYTE $0x13 // vmovups %zmm4, 0x4c0(%r8)
-	LONG $0x487cd162; WORD $0x5811; BYTE $0x14 // vmovups %zmm3, 0x500(%r8)
-	LONG $0x487cd162; WORD $0x5011; BYTE $0x15 // vmovups %zmm2, 0x540(%r8)
-	LONG $0x487cd162; WORD $0x4811; BYTE $0x16 // vmovups %zmm1, 0x580(%r8)
-	LONG $0x487cd162; WORD $0x4011; BYTE $0x17 // vmovups %zmm0, 0x5c0(%r8)
-	LONG $0xffbdb7e9; BYTE $0xff // jmp 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	LONG $0xf0508d48 // leaq -0x10(%rax), %rdx
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x497ce162; WORD $0x3e11 // vmovups %zmm23, (%rsi) {%k1}
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x497ce162; WORD $0x7611; BYTE $0x01 // vmovups %zmm22, 0x40(%rsi) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xbd76840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x497ca162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm21, (%rsi,%r10,4) {%k1}
-	WORD $0x2eeb // jmp 0x4538 <k_mul_panels_pairs+0x4538>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x497cc162; WORD $0x3111 // vmovups %zmm22, (%r9) {%k1}
-	LONG $0x01fd8348 // cmpq $0x1, %rbp
-	LONG $0xbd33840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24148b4c // movq (%rsp), %r10
-	LONG $0x487ca162; WORD $0x2c11; BYTE $0x96 // vmovups %zmm21, (%rsi,%r10,4)
-	LONG $0xffffb941; WORD $0xffff // movl $0xffffffff, %r9d # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
-	WORD $0xf741; BYTE $0xd1 // notl %r9d
-	LONG $0x927bc1c4; BYTE $0xc9 // kmovd %r9d, %k1
-	QUAD $0x01966411497ca162 // vmovups %zmm20, 0x40(%rsi,%r10,4) {%k1}
-	WORD $0x3145; BYTE $0xc9 // xorl %r9d, %r9d
-	LONG $0x02fd8348 // cmpq $0x2, %rbp
-	LONG $0xbd00840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x459f <k_mul_panels_pairs+0x459f>
-	LONG $0x487cc162; WORD $0x1a11 // vmovups %zmm19, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x45bd <k_mul_panels_pairs+0x45bd>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cc162; WORD $0x1211 // vmovups %zmm18, (%r10) {%k1}
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xbcc3840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x45cd <k_mul_panels_pairs+0x45cd>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cc162; WORD $0x1a11 // vmovups %zmm19, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x457e <k_mul_panels_pairs+0x457e>
-	LONG $0x487cc162; WORD $0x1211 // vmovups %zmm18, (%r10)
-	LONG $0x03fd8348 // cmpq $0x3, %rbp
-	LONG $0xbc93840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x08 // movq 0x8(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x460c <k_mul_panels_pairs+0x460c>
-	LONG $0x487cc162; WORD $0x0a11 // vmovups %zmm17, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x462a <k_mul_panels_pairs+0x462a>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cc162; WORD $0x0211 // vmovups %zmm16, (%r10) {%k1}
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xbc56840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x463a <k_mul_panels_pairs+0x463a>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cc162; WORD $0x0a11 // vmovups %zmm17, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x45eb <k_mul_panels_pairs+0x45eb>
-	LONG $0x487cc162; WORD $0x0211 // vmovups %zmm16, (%r10)
-	LONG $0x04fd8348 // cmpq $0x4, %rbp
-	LONG $0xbc26840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x40 // movq 0x40(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x4679 <k_mul_panels_pairs+0x4679>
-	LONG $0x487c5162; WORD $0x3a11 // vmovups %zmm15, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x4697 <k_mul_panels_pairs+0x4697>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x3211 // vmovups %zmm14, (%r10) {%k1}
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xbbe9840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x46a7 <k_mul_panels_pairs+0x46a7>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x3a11 // vmovups %zmm15, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x4658 <k_mul_panels_pairs+0x4658>
-	LONG $0x487c5162; WORD $0x3211 // vmovups %zmm14, (%r10)
-	LONG $0x05fd8348 // cmpq $0x5, %rbp
-	LONG $0xbbb9840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x38 // movq 0x38(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x46e6 <k_mul_panels_pairs+0x46e6>
-	LONG $0x487c5162; WORD $0x2a11 // vmovups %zmm13, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x4704 <k_mul_panels_pairs+0x4704>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x2211 // vmovups %zmm12, (%r10) {%k1}
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xbb7c840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x4714 <k_mul_panels_pairs+0x4714>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x2a11 // vmovups %zmm13, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x46c5 <k_mul_panels_pairs+0x46c5>
-	LONG $0x487c5162; WORD $0x2211 // vmovups %zmm12, (%r10)
-	LONG $0x06fd8348 // cmpq $0x6, %rbp
-	LONG $0xbb4c840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x4753 <k_mul_panels_pairs+0x4753>
-	LONG $0x487c5162; WORD $0x1a11 // vmovups %zmm11, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x4771 <k_mul_panels_pairs+0x4771>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x1211 // vmovups %zmm10, (%r10) {%k1}
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xbb0f840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x4781 <k_mul_panels_pairs+0x4781>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x1a11 // vmovups %zmm11, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x4732 <k_mul_panels_pairs+0x4732>
-	LONG $0x487c5162; WORD $0x1211 // vmovups %zmm10, (%r10)
-	LONG $0x07fd8348 // cmpq $0x7, %rbp
-	LONG $0xbadf840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x28 // movq 0x28(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x307e // jle 0x47c0 <k_mul_panels_pairs+0x47c0>
-	LONG $0x487c5162; WORD $0x0a11 // vmovups %zmm9, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3f75 // jne 0x47de <k_mul_panels_pairs+0x47de>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x0211 // vmovups %zmm8, (%r10) {%k1}
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	LONG $0xbaa2840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	WORD $0x2eeb // jmp 0x47ee <k_mul_panels_pairs+0x47ee>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497c5162; WORD $0x0a11 // vmovups %zmm9, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xc174 // je 0x479f <k_mul_panels_pairs+0x479f>
-	LONG $0x487c5162; WORD $0x0211 // vmovups %zmm8, (%r10)
-	LONG $0x08fd8348 // cmpq $0x8, %rbp
-	LONG $0xba72840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x70 // movq 0x70(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x267e // jle 0x4823 <k_mul_panels_pairs+0x4823>
-	LONG $0x487cd162; WORD $0x3a11 // vmovups %zmm7, (%r10)
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x3575 // jne 0x4841 <k_mul_panels_pairs+0x4841>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x3211 // vmovups %zmm6, (%r10) {%k1}
-	WORD $0x24eb // jmp 0x4847 <k_mul_panels_pairs+0x4847>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x3a11 // vmovups %zmm7, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0xcb74 // je 0x480c <k_mul_panels_pairs+0x480c>
-	LONG $0x487cd162; WORD $0x3211 // vmovups %zmm6, (%r10)
-	LONG $0x09fd8348 // cmpq $0x9, %rbp
-	LONG $0xba0f840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x68 // movq 0x68(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x087e // jle 0x4868 <k_mul_panels_pairs+0x4868>
-	LONG $0x487cd162; WORD $0x2a11 // vmovups %zmm5, (%r10)
-	WORD $0x15eb // jmp 0x487d <k_mul_panels_pairs+0x487d>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x2a11 // vmovups %zmm5, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x488e <k_mul_panels_pairs+0x488e>
-	LONG $0x487cd162; WORD $0x2211 // vmovups %zmm4, (%r10)
-	WORD $0x15eb // jmp 0x48a3 <k_mul_panels_pairs+0x48a3>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x2211 // vmovups %zmm4, (%r10) {%k1}
-	LONG $0x0afd8348 // cmpq $0xa, %rbp
-	LONG $0xb9b3840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x244c8b48; BYTE $0x60 // movq 0x60(%rsp), %rcx
-	LONG $0x0e148d4c // leaq (%rsi,%rcx), %r10
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x087e // jle 0x48c4 <k_mul_panels_pairs+0x48c4>
-	LONG $0x487cd162; WORD $0x1a11 // vmovups %zmm3, (%r10)
-	WORD $0x15eb // jmp 0x48d9 <k_mul_panels_pairs+0x48d9>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x1a11 // vmovups %zmm3, (%r10) {%k1}
-	LONG $0x40c28349 // addq $0x40, %r10
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	WORD $0x0874 // je 0x48ea <k_mul_panels_pairs+0x48ea>
-	LONG $0x487cd162; WORD $0x1211 // vmovups %zmm2, (%r10)
-	WORD $0x15eb // jmp 0x48ff <k_mul_panels_pairs+0x48ff>
-	LONG $0xffffffbb; BYTE $0xff // movl $0xffffffff, %ebx # imm = 0xFFFFFFFF
-	WORD $0xd189 // movl %edx, %ecx
-	WORD $0xe3d3 // shll %cl, %ebx
-	WORD $0xd3f7 // notl %ebx
-	LONG $0xcb92fbc5 // kmovd %ebx, %k1
-	LONG $0x497cd162; WORD $0x1211 // vmovups %zmm2, (%r10) {%k1}
-	LONG $0x0bfd8348 // cmpq $0xb, %rbp
-	LONG $0xb957840f; WORD $0xffff // je 0x260 <k_mul_panels_pairs+0x260>
-	LONG $0x24740348; BYTE $0x58 // addq 0x58(%rsp), %rsi
-	LONG $0x0ff88348 // cmpq $0xf, %rax
-	WORD $0x087e // jle 0x491c <k_mul_panels_pairs+0x491c>
-	LONG $0x487cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi)
-	WORD $0x19eb // jmp 0x4935 <k_mul_panels_pairs+0x4935>
-	LONG $0xffffba41; WORD $0xffff // movl $0xffffffff, %r10d # imm = 0xFFFFFFFF
-	WORD $0xc189 // movl %eax, %ecx
-	WORD $0xd341; BYTE $0xe2 // shll %cl, %r10d
-	WORD $0xf741; BYTE $0xd2 // notl %r10d
-	LONG $0x927bc1c4; BYTE $0xca // kmovd %r10d, %k1
-	LONG $0x497cf162; WORD $0x0e11 // vmovups %zmm1, (%rsi) {%k1}
-	LONG $0x40c68348 // addq $0x40, %rsi
-	WORD $0x8445; BYTE $0xc9 // testb %r9b, %r9b
-	LONG $0xf7b3840f; WORD $0xffff // je 0x40f5 <k_mul_panels_pairs+0x40f5>
-	LONG $0xffea29e9; BYTE $0xff // jmp 0x3370 <k_mul_panels_pairs+0x3370>
-	LONG $0xd8c48148; WORD $0x0000; BYTE $0x00 // addq $0xd8, %rsp
+	LONG $0x50798348; BYTE $0x01 // cmpq $0x1, 0x50(%rcx)
+	LONG $0xf9ef840f; WORD $0xffff // je 0x4828 <k_mul_panels_pairs+0x4828>
+	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
+	LONG $0x487ce162; WORD $0x3811 // vmovups %zmm23, (%rax)
+	LONG $0x487ce162; WORD $0x7011; BYTE $0x01 // vmovups %zmm22, 0x40(%rax)
+	LONG $0x487ce162; WORD $0x6811; BYTE $0x02 // vmovups %zmm21, 0x80(%rax)
+	LONG $0x487ce162; WORD $0x6011; BYTE $0x03 // vmovups %zmm20, 0xc0(%rax)
+	LONG $0x487ce162; WORD $0x5811; BYTE $0x04 // vmovups %zmm19, 0x100(%rax)
+	LONG $0x487ce162; WORD $0x5011; BYTE $0x05 // vmovups %zmm18, 0x140(%rax)
+	LONG $0x487ce162; WORD $0x4811; BYTE $0x06 // vmovups %zmm17, 0x180(%rax)
+	LONG $0x487ce162; WORD $0x4011; BYTE $0x07 // vmovups %zmm16, 0x1c0(%rax)
+	LONG $0x487c7162; WORD $0x7811; BYTE $0x08 // vmovups %zmm15, 0x200(%rax)
+	LONG $0x487c7162; WORD $0x7011; BYTE $0x09 // vmovups %zmm14, 0x240(%rax)
+	LONG $0x487c7162; WORD $0x6811; BYTE $0x0a // vmovups %zmm13, 0x280(%rax)
+	LONG $0x487c7162; WORD $0x6011; BYTE $0x0b // vmovups %zmm12, 0x2c0(%rax)
+	LONG $0x487c7162; WORD $0x5811; BYTE $0x0c // vmovups %zmm11, 0x300(%rax)
+	LONG $0x487c7162; WORD $0x5011; BYTE $0x0d // vmovups %zmm10, 0x340(%rax)
+	LONG $0x487c7162; WORD $0x4811; BYTE $0x0e // vmovups %zmm9, 0x380(%rax)
+	LONG $0x487c7162; WORD $0x4011; BYTE $0x0f // vmovups %zmm8, 0x3c0(%rax)
+	LONG $0x487cf162; WORD $0x7811; BYTE $0x10 // vmovups %zmm7, 0x400(%rax)
+	LONG $0x487cf162; WORD $0x7011; BYTE $0x11 // vmovups %zmm6, 0x440(%rax)
+	LONG $0x487cf162; WORD $0x6811; BYTE $0x12 // vmovups %zmm5, 0x480(%rax)
+	LONG $0x487cf162; WORD $0x6011; BYTE $0x13 // vmovups %zmm4, 0x4c0(%rax)
+	LONG $0x487cf162; WORD $0x5811; BYTE $0x14 // vmovups %zmm3, 0x500(%rax)
+	LONG $0x487cf162; WORD $0x5011; BYTE $0x15 // vmovups %zmm2, 0x540(%rax)
+	LONG $0x487cf162; WORD $0x4811; BYTE $0x16 // vmovups %zmm1, 0x580(%rax)
+	LONG $0x487cf162; WORD $0x4011; BYTE $0x17 // vmovups %zmm0, 0x5c0(%rax)
+	LONG $0xffb476e9; BYTE $0xff // jmp 0x360 <k_mul_panels_pairs+0x360>
+	LONG $0x78c48148; WORD $0x0001; BYTE $0x00 // addq $0x178, %rsp # imm = 0x178
 	BYTE $0x5b // popq %rbx
 	WORD $0x5c41 // popq %r12
 	WORD $0x5d41 // popq %r13
@@ -3819,39 +4035,4 @@ TEXT ·pairsAVX512BF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0x5d // popq %rbp
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
-	BYTE $0xcc // int3
 	BYTE $0xcc // int3

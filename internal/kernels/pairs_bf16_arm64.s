@@ -14,229 +14,1230 @@ TEXT ·pairsBF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	PCALIGN $64
 
 	// mul_panels_pairs
-	WORD $0xf9401409 // ldr x9, [x0, #0x28]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x5402488b // b.lt 0x4918 <k_mul_panels_pairs+0x4918>
-	WORD $0xd103c3ff // sub sp, sp, #0xf0
-	WORD $0xa941280b // ldp x11, x10, [x0, #0x10]
+	WORD $0xd10583ff // sub sp, sp, #0x160
+	WORD $0xa9116ffe // stp x30, x27, [sp, #0x110]
+	WORD $0xf940201e // ldr x30, [x0, #0x40]
+	WORD $0xf940180d // ldr x13, [x0, #0x30]
+	WORD $0xfd006bee // str d14, [sp, #0xd0]
+	WORD $0x91000fc8 // add x8, x30, #0x3
+	WORD $0xf10003df // cmp x30, #0x0
+	WORD $0x6d0db3ed // stp d13, d12, [sp, #0xd8]
+	WORD $0x9a9eb108 // csel x8, x8, x30, lt
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x6d0eabeb // stp d11, d10, [sp, #0xe8]
+	WORD $0x6d0fa3e9 // stp d9, d8, [sp, #0xf8]
+	WORD $0xf90087fd // str x29, [sp, #0x108]
+	WORD $0xa91267fa // stp x26, x25, [sp, #0x120]
+	WORD $0xa9135ff8 // stp x24, x23, [sp, #0x130]
+	WORD $0xa91457f6 // stp x22, x21, [sp, #0x140]
+	WORD $0xa9154ff4 // stp x20, x19, [sp, #0x150]
+	WORD $0x54023ecb // b.lt 0x481c <k_mul_panels_pairs+0x481c>
+	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
+	WORD $0xb201f3ea // mov x10, #-0x5555555555555556 // =-6148914691236517206
+	WORD $0x9342fd1b // asr x27, x8, #2
+	WORD $0xd241054a // eor x10, x10, #0x8000000000000001
+	WORD $0xd37bebcc // lsl x12, x30, #5
+	WORD $0xd37ef7da // lsl x26, x30, #2
+	WORD $0x91002d69 // add x9, x11, #0xb
 	WORD $0xaa1f03ee // mov x14, xzr
-	WORD $0xf9400408 // ldr x8, [x0, #0x8]
-	WORD $0xaa0903f0 // mov x16, x9
-	WORD $0xfd0033ee // str d14, [sp, #0x60]
-	WORD $0x6d06b3ed // stp d13, d12, [sp, #0x68]
-	WORD $0xf90003eb // str x11, [sp]
-	WORD $0xa9432c0d // ldp x13, x11, [x0, #0x30]
-	WORD $0x6d07abeb // stp d11, d10, [sp, #0x78]
-	WORD $0x6d08a3e9 // stp d9, d8, [sp, #0x88]
-	WORD $0xf9004ffd // str x29, [sp, #0x98]
-	WORD $0xa90a6ffe // stp x30, x27, [sp, #0xa0]
-	WORD $0xa90b67fa // stp x26, x25, [sp, #0xb0]
-	WORD $0xa90c5ff8 // stp x24, x23, [sp, #0xc0]
-	WORD $0xa90d57f6 // stp x22, x21, [sp, #0xd0]
-	WORD $0xa90e4ff4 // stp x20, x19, [sp, #0xe0]
-	WORD $0xa90327eb // stp x11, x9, [sp, #0x30]
-	WORD $0x14000009 // b 0x78 <k_mul_panels_pairs+0x78>
-	WORD $0xf9401be9 // ldr x9, [sp, #0x30]
-	WORD $0xd1002210 // sub x16, x16, #0x8
-	WORD $0x9b117d2b // mul x11, x9, x17
-	WORD $0xa943bbe9 // ldp x9, x14, [sp, #0x38]
+	WORD $0xd10033c2 // sub x2, x30, #0xc
+	WORD $0x9b4a7d29 // smulh x9, x9, x10
+	WORD $0xd10073c3 // sub x3, x30, #0x1c
+	WORD $0xaa0d03f4 // mov x20, x13
+	WORD $0xf9003bfb // str x27, [sp, #0x70]
+	WORD $0x9341fd2a // asr x10, x9, #1
+	WORD $0x8b49fd48 // add x8, x10, x9, lsr #63
+	WORD $0xf9402c09 // ldr x9, [x0, #0x58]
+	WORD $0x9101f98a // add x10, x12, #0x7e
+	WORD $0x9b1b7d08 // mul x8, x8, x27
+	WORD $0xa909a7fa // stp x26, x9, [sp, #0x98]
+	WORD $0xb100fd89 // adds x9, x12, #0x3f
+	WORD $0xf90013e8 // str x8, [sp, #0x20]
+	WORD $0xa941a00c // ldp x12, x8, [x0, #0x18]
+	WORD $0xf90047e8 // str x8, [sp, #0x88]
+	WORD $0x9a89b148 // csel x8, x10, x9, lt
+	WORD $0x9346fd08 // asr x8, x8, #6
+	WORD $0xa940a40f // ldp x15, x9, [x0, #0x8]
+	WORD $0xa90437e8 // stp x8, x13, [sp, #0x40]
+	WORD $0xd37ae768 // lsl x8, x27, #6
+	WORD $0xf9000fe9 // str x9, [sp, #0x18]
+	WORD $0xf9005be8 // str x8, [sp, #0xb0]
+	WORD $0x1400000b // b 0xec <k_mul_panels_pairs+0xec>
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0xf90057e8 // str x8, [sp, #0xa8]
+	WORD $0xa945bbef // ldp x15, x14, [sp, #0x58]
+	WORD $0xd1002294 // sub x20, x20, #0x8
+	WORD $0xf94027ed // ldr x13, [sp, #0x48]
+	WORD $0xf94057e8 // ldr x8, [sp, #0xa8]
 	WORD $0x910021ce // add x14, x14, #0x8
-	WORD $0xeb0901df // cmp x14, x9
-	WORD $0x8b0b0908 // add x8, x8, x11, lsl #2
-	WORD $0x540243ca // b.ge 0x48ec <k_mul_panels_pairs+0x48ec>
-	WORD $0xcb0e0121 // sub x1, x9, x14
+	WORD $0xf90053e8 // str x8, [sp, #0xa0]
+	WORD $0xeb0d01df // cmp x14, x13
+	WORD $0x540239aa // b.ge 0x481c <k_mul_panels_pairs+0x481c>
+	WORD $0xcb0e01a9 // sub x9, x13, x14
+	WORD $0xf94023f0 // ldr x16, [sp, #0x40]
+	WORD $0x91000d28 // add x8, x9, #0x3
+	WORD $0xf100053f // cmp x9, #0x1
+	WORD $0xf90043e9 // str x9, [sp, #0x80]
+	WORD $0x927ef508 // and x8, x8, #0xfffffffffffffffc
+	WORD $0x9a9f1508 // csinc x8, x8, xzr, ne
+	WORD $0xf100213f // cmp x9, #0x8
 	WORD $0x52800109 // mov w9, #0x8 // =8
-	WORD $0x91000c2b // add x11, x1, #0x3
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x927ef56b // and x11, x11, #0xfffffffffffffffc
-	WORD $0x9a9f156b // csinc x11, x11, xzr, ne
-	WORD $0xf100203f // cmp x1, #0x8
-	WORD $0x9a89b171 // csel x17, x11, x9, lt
-	WORD $0xf100243f // cmp x1, #0x9
-	WORD $0x5400016b // b.lt 0xc8 <k_mul_panels_pairs+0xc8>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0xd37be96b // lsl x11, x11, #5
-	WORD $0xb100fd6c // adds x12, x11, #0x3f
-	WORD $0x9101f96b // add x11, x11, #0x7e
-	WORD $0x9a8cb16b // csel x11, x11, x12, lt
-	WORD $0x9346fd62 // asr x2, x11, #6
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xf90023ee // str x14, [sp, #0x40]
-	WORD $0x540000ca // b.ge 0xd8 <k_mul_panels_pairs+0xd8>
-	WORD $0x17ffffe5 // b 0x58 <k_mul_panels_pairs+0x58>
-	WORD $0xaa1f03e2 // mov x2, xzr
-	WORD $0xf10005bf // cmp x13, #0x1
-	WORD $0xf90023ee // str x14, [sp, #0x40]
-	WORD $0x54fffc2b // b.lt 0x58 <k_mul_panels_pairs+0x58>
-	WORD $0xf9401009 // ldr x9, [x0, #0x20]
-	WORD $0xf9401c16 // ldr x22, [x0, #0x38]
-	WORD $0xd37ef627 // lsl x7, x17, #2
-	WORD $0xf940000c // ldr x12, [x0]
-	WORD $0xd37cee33 // lsl x19, x17, #4
-	WORD $0xf94003f5 // ldr x21, [sp]
-	WORD $0x9b0e7d2b // mul x11, x9, x14
-	WORD $0x91000ece // add x14, x22, #0x3
-	WORD $0xf10002df // cmp x22, #0x0
-	WORD $0x8b09052f // add x15, x9, x9, lsl #1
-	WORD $0x9a96b1ce // csel x14, x14, x22, lt
-	WORD $0xd37ef525 // lsl x5, x9, #2
-	WORD $0xd37df126 // lsl x6, x9, #3
-	WORD $0x9342fdd7 // asr x23, x14, #2
-	WORD $0xd37ef6d4 // lsl x20, x22, #2
-	WORD $0xd37ef5ee // lsl x14, x15, #2
-	WORD $0xaa1f03e3 // mov x3, xzr
-	WORD $0xaa1f03e4 // mov x4, xzr
-	WORD $0xa90527e6 // stp x6, x9, [sp, #0x50]
-	WORD $0xd37be926 // lsl x6, x9, #5
-	WORD $0xf90027ee // str x14, [sp, #0x48]
-	WORD $0x8b0900ae // add x14, x5, x9
-	WORD $0xd37ced29 // lsl x9, x9, #4
-	WORD $0x8b0b0999 // add x25, x12, x11, lsl #2
-	WORD $0xd37ef5cb // lsl x11, x14, #2
-	WORD $0xa90227e5 // stp x5, x9, [sp, #0x20]
-	WORD $0xd37df1e9 // lsl x9, x15, #3
-	WORD $0xa9012fe9 // stp x9, x11, [sp, #0x10]
-	WORD $0xcb0500c9 // sub x9, x6, x5
-	WORD $0xf90007e9 // str x9, [sp, #0x8]
-	WORD $0x1400000c // b 0x180 <k_mul_panels_pairs+0x180>
-	WORD $0xad001947 // stp q7, q6, [x10]
-	WORD $0xad011145 // stp q5, q4, [x10, #0x20]
-	WORD $0xad020943 // stp q3, q2, [x10, #0x40]
-	WORD $0xad030141 // stp q1, q0, [x10, #0x60]
-	WORD $0x9b0f7e89 // mul x9, x20, x15
-	WORD $0x91003063 // add x3, x3, #0xc
-	WORD $0x8b0402e4 // add x4, x23, x4
-	WORD $0xeb0d007f // cmp x3, x13
-	WORD $0x9b0f2a6a // madd x10, x19, x15, x10
-	WORD $0x8b090ab5 // add x21, x21, x9, lsl #2
-	WORD $0x54fff6ea // b.ge 0x58 <k_mul_panels_pairs+0x58>
-	WORD $0xeb02009f // cmp x4, x2
-	WORD $0x5400334a // b.ge 0x7ec <k_mul_panels_pairs+0x7ec>
-	WORD $0xf9401c0b // ldr x11, [x0, #0x38]
-	WORD $0x5280081b // mov w27, #0x40 // =64
-	WORD $0x9b117d6b // mul x11, x11, x17
-	WORD $0x8b04116c // add x12, x11, x4, lsl #4
-	WORD $0xcb0301be // sub x30, x13, x3
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0x5400330c // b.gt 0x800 <k_mul_panels_pairs+0x800>
-	WORD $0xb1000fcb // adds x11, x30, #0x3
-	WORD $0x91001bce // add x14, x30, #0x6
-	WORD $0x9a8bb1cb // csel x11, x14, x11, lt
-	WORD $0x9342fd6f // asr x15, x11, #2
-	WORD $0x8b0701eb // add x11, x15, x7
-	WORD $0x8b0c091a // add x26, x8, x12, lsl #2
-	WORD $0x8b030b3d // add x29, x25, x3, lsl #2
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x540032ad // b.le 0x818 <k_mul_panels_pairs+0x818>
-	WORD $0xf100817f // cmp x11, #0x20
-	WORD $0x5400450d // b.le 0xa6c <k_mul_panels_pairs+0xa6c>
-	WORD $0xf100857f // cmp x11, #0x21
-	WORD $0x540061a0 // b.eq 0xe08 <k_mul_panels_pairs+0xe08>
-	WORD $0xf100897f // cmp x11, #0x22
-	WORD $0x54009340 // b.eq 0x1444 <k_mul_panels_pairs+0x1444>
-	WORD $0xf1008d7f // cmp x11, #0x23
-	WORD $0x54fffc01 // b.ne 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf940200e // ldr x14, [x0, #0x40]
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x54000080 // b.eq 0x200 <k_mul_panels_pairs+0x200>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
+	WORD $0x9a89b108 // csel x8, x8, x9, lt
+	WORD $0xaa2e03e9 // mvn x9, x14
+	WORD $0x9a9fc217 // csel x23, x16, xzr, gt
+	WORD $0x9b1e7d0a // mul x10, x8, x30
+	WORD $0xab0901a9 // adds x9, x13, x9
+	WORD $0x91001d2d // add x13, x9, #0x7
+	WORD $0x9a89b1a9 // csel x9, x13, x9, lt
 	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540006e1 // b.ne 0x2d8 <k_mul_panels_pairs+0x2d8>
+	WORD $0x8b0a09fd // add x29, x15, x10, lsl #2
+	WORD $0xa905bbfd // stp x29, x14, [sp, #0x58]
+	WORD $0x54fffc6b // b.lt 0xc4 <k_mul_panels_pairs+0xc4>
+	WORD $0xf94013ed // ldr x13, [sp, #0x20]
+	WORD $0x9343fd29 // asr x9, x9, #3
+	WORD $0xd37ef511 // lsl x17, x8, #2
+	WORD $0xd37ced08 // lsl x8, x8, #4
+	WORD $0xf9401410 // ldr x16, [x0, #0x28]
+	WORD $0xaa1f03f8 // mov x24, xzr
+	WORD $0xcb1701ad // sub x13, x13, x23
+	WORD $0xa90c47e8 // stp x8, x17, [sp, #0xc0]
+	WORD $0x9b097da8 // mul x8, x13, x9
+	WORD $0xd37df209 // lsl x9, x16, #3
+	WORD $0xd37ef601 // lsl x1, x16, #2
+	WORD $0xf9003ff0 // str x16, [sp, #0x78]
+	WORD $0x9b0e7e0a // mul x10, x16, x14
+	WORD $0xf940000e // ldr x14, [x0]
+	WORD $0xf90037e9 // str x9, [sp, #0x68]
+	WORD $0xd37cee09 // lsl x9, x16, #4
+	WORD $0xf9005fe1 // str x1, [sp, #0xb8]
+	WORD $0xf9004be8 // str x8, [sp, #0x90]
+	WORD $0x8b100608 // add x8, x16, x16, lsl #1
+	WORD $0xf9001fe9 // str x9, [sp, #0x38]
+	WORD $0xd37bea09 // lsl x9, x16, #5
+	WORD $0xd37ef50d // lsl x13, x8, #2
+	WORD $0x8b0a09d1 // add x17, x14, x10, lsl #2
+	WORD $0xd37df108 // lsl x8, x8, #3
+	WORD $0xf9002bed // str x13, [sp, #0x50]
+	WORD $0x8b10002d // add x13, x1, x16
+	WORD $0xd37ef5aa // lsl x10, x13, #2
+	WORD $0xa902abe8 // stp x8, x10, [sp, #0x28]
+	WORD $0xcb010128 // sub x8, x9, x1
+	WORD $0xf9400fea // ldr x10, [sp, #0x18]
+	WORD $0xf9000be8 // str x8, [sp, #0x10]
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0xf90057e8 // str x8, [sp, #0xa8]
+	WORD $0x1400000c // b 0x1f0 <k_mul_panels_pairs+0x1f0>
+	WORD $0xad001987 // stp q7, q6, [x12]
+	WORD $0xad011185 // stp q5, q4, [x12, #0x20]
+	WORD $0xad020983 // stp q3, q2, [x12, #0x40]
+	WORD $0xad030181 // stp q1, q0, [x12, #0x60]
+	WORD $0x9b077f48 // mul x8, x26, x7
+	WORD $0xf94063e9 // ldr x9, [sp, #0xc0]
+	WORD $0x91003318 // add x24, x24, #0xc
+	WORD $0xeb0b031f // cmp x24, x11
+	WORD $0x9b07312c // madd x12, x9, x7, x12
+	WORD $0x8b08094a // add x10, x10, x8, lsl #2
+	WORD $0x54fff70a // b.ge 0xcc <k_mul_panels_pairs+0xcc>
+	WORD $0xf10006ff // cmp x23, #0x1
+	WORD $0xaa1d03f6 // mov x22, x29
+	WORD $0x5400032b // b.lt 0x25c <k_mul_panels_pairs+0x25c>
+	WORD $0xf9405be8 // ldr x8, [sp, #0xb0]
+	WORD $0xcb1b02f7 // sub x23, x23, x27
+	WORD $0x52800815 // mov w21, #0x40 // =64
+	WORD $0x8b0802dd // add x29, x22, x8
+	WORD $0xcb180165 // sub x5, x11, x24
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x540006cd // b.le 0x2ec <k_mul_panels_pairs+0x2ec>
+	WORD $0x52800067 // mov w7, #0x3 // =3
+	WORD $0xf94067e8 // ldr x8, [sp, #0xc8]
+	WORD $0x8b180a29 // add x9, x17, x24, lsl #2
+	WORD $0x8b0800e8 // add x8, x7, x8
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x5400072c // b.gt 0x310 <k_mul_panels_pairs+0x310>
+	WORD $0xf100191f // cmp x8, #0x6
+	WORD $0x5400040c // b.gt 0x2b4 <k_mul_panels_pairs+0x2b4>
+	WORD $0xf100151f // cmp x8, #0x5
+	WORD $0x54000960 // b.eq 0x368 <k_mul_panels_pairs+0x368>
+	WORD $0xf100191f // cmp x8, #0x6
+	WORD $0x54fffc81 // b.ne 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54000be1 // b.ne 0x3cc <k_mul_panels_pairs+0x3cc>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x14000068 // b 0x3f8 <k_mul_panels_pairs+0x3f8>
+	WORD $0xf94053e8 // ldr x8, [sp, #0xa0]
+	WORD $0xf9404be9 // ldr x9, [sp, #0x90]
+	WORD $0xaa1f03f5 // mov x21, xzr
+	WORD $0xeb09011f // cmp x8, x9
+	WORD $0x5400036b // b.lt 0x2d8 <k_mul_panels_pairs+0x2d8>
+	WORD $0xf94057e8 // ldr x8, [sp, #0xa8]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400030b // b.lt 0x2d8 <k_mul_panels_pairs+0x2d8>
+	WORD $0xaa0803ed // mov x13, x8
+	WORD $0xf94047e8 // ldr x8, [sp, #0x88]
+	WORD $0xf9405be9 // ldr x9, [sp, #0xb0]
+	WORD $0xaa1603fd // mov x29, x22
+	WORD $0xcb1b01ad // sub x13, x13, x27
+	WORD $0x52800815 // mov w21, #0x40 // =64
+	WORD $0xaa0803f6 // mov x22, x8
+	WORD $0x8b090108 // add x8, x8, x9
+	WORD $0xf90057ed // str x13, [sp, #0xa8]
+	WORD $0xf90047e8 // str x8, [sp, #0x88]
+	WORD $0xcb180165 // sub x5, x11, x24
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x54fffb6c // b.gt 0x218 <k_mul_panels_pairs+0x218>
+	WORD $0x1400000f // b 0x2ec <k_mul_panels_pairs+0x2ec>
+	WORD $0xf1001d1f // cmp x8, #0x7
+	WORD $0x54000620 // b.eq 0x37c <k_mul_panels_pairs+0x37c>
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x54fff8a1 // b.ne 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001321 // b.ne 0x530 <k_mul_panels_pairs+0x530>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x140000a2 // b 0x55c <k_mul_panels_pairs+0x55c>
+	WORD $0xaa1603fd // mov x29, x22
+	WORD $0xaa0f03f6 // mov x22, x15
+	WORD $0xcb180165 // sub x5, x11, x24
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x54fff98c // b.gt 0x218 <k_mul_panels_pairs+0x218>
+	WORD $0xb1000ca8 // adds x8, x5, #0x3
+	WORD $0x910018a9 // add x9, x5, #0x6
+	WORD $0x9a88b128 // csel x8, x9, x8, lt
+	WORD $0x9342fd07 // asr x7, x8, #2
+	WORD $0xf94067e8 // ldr x8, [sp, #0xc8]
+	WORD $0x8b180a29 // add x9, x17, x24, lsl #2
+	WORD $0x8b0800e8 // add x8, x7, x8
+	WORD $0xf100451f // cmp x8, #0x11
+	WORD $0x54fff92d // b.le 0x230 <k_mul_panels_pairs+0x230>
+	WORD $0xf100811f // cmp x8, #0x20
+	WORD $0x5400018d // b.le 0x344 <k_mul_panels_pairs+0x344>
+	WORD $0xf100851f // cmp x8, #0x21
+	WORD $0x540003a0 // b.eq 0x390 <k_mul_panels_pairs+0x390>
+	WORD $0xf100891f // cmp x8, #0x22
+	WORD $0x540004a0 // b.eq 0x3b8 <k_mul_panels_pairs+0x3b8>
+	WORD $0xf1008d1f // cmp x8, #0x23
+	WORD $0x54fff541 // b.ne 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xa944a019 // ldp x25, x8, [x0, #0x48]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54007b61 // b.ne 0x12a4 <k_mul_panels_pairs+0x12a4>
+	WORD $0x9280000d // mov x13, #-0x1 // =-1
+	WORD $0x140003e4 // b 0x12d0 <k_mul_panels_pairs+0x12d0>
+	WORD $0xf100491f // cmp x8, #0x12
+	WORD $0x540002e0 // b.eq 0x3a4 <k_mul_panels_pairs+0x3a4>
+	WORD $0xf1004d1f // cmp x8, #0x13
+	WORD $0x54fff421 // b.ne 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54001e61 // b.ne 0x728 <k_mul_panels_pairs+0x728>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x140000fc // b 0x754 <k_mul_panels_pairs+0x754>
+	WORD $0xa944a00d // ldp x13, x8, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54003641 // b.ne 0xa38 <k_mul_panels_pairs+0xa38>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x140001c1 // b 0xa7c <k_mul_panels_pairs+0xa7c>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54003f81 // b.ne 0xb74 <k_mul_panels_pairs+0xb74>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x14000205 // b 0xba0 <k_mul_panels_pairs+0xba0>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54004be1 // b.ne 0xd14 <k_mul_panels_pairs+0xd14>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x14000268 // b 0xd40 <k_mul_panels_pairs+0xd40>
+	WORD $0xa944b408 // ldp x8, x13, [x0, #0x48]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540063e1 // b.ne 0x1028 <k_mul_panels_pairs+0x1028>
+	WORD $0x9280000e // mov x14, #-0x1 // =-1
+	WORD $0x14000328 // b 0x1054 <k_mul_panels_pairs+0x1054>
+	WORD $0xa944b80d // ldp x13, x14, [x0, #0x48]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54009fe1 // b.ne 0x17bc <k_mul_panels_pairs+0x17bc>
+	WORD $0x92800010 // mov x16, #-0x1 // =-1
+	WORD $0x14000508 // b 0x17e8 <k_mul_panels_pairs+0x17e8>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x3f8 <k_mul_panels_pairs+0x3f8>
+	WORD $0xf9405fee // ldr x14, [sp, #0xb8]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x52800413 // mov w19, #0x20 // =32
+	WORD $0x9a960121 // csel x1, x9, x22, eq
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0x9a9f01c6 // csel x6, x14, xzr, eq
+	WORD $0x14000009 // b 0x418 <k_mul_panels_pairs+0x418>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902c1 // csel x1, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1a9f17f0 // cset w16, eq
+	WORD $0x9a960199 // csel x25, x12, x22, eq
+	WORD $0xd37b7e13 // ubfiz x19, x16, #5, #32
+	WORD $0xf9405ff0 // ldr x16, [sp, #0xb8]
+	WORD $0x8a1001c6 // and x6, x14, x16
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x5400052b // b.lt 0x4d4 <k_mul_panels_pairs+0x4d4>
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa1003fa // mov x26, x16
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800320 // prfm pldl1keep, [x25]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xeb1e009f // cmp x4, x30
+	WORD $0xf9800b20 // prfm pldl1keep, [x25, #0x10]
+	WORD $0xad400dc2 // ldp q2, q3, [x14]
+	WORD $0x4ddfcb44 // ld1r { v4.4s }, [x26], #4
+	WORD $0x9a9fc27b // csel x27, x19, xzr, gt
+	WORD $0x8b1b0339 // add x25, x25, x27
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x6e44fc41 // bfdot v1.4s, v2.8h, v4.8h
+	WORD $0x6e44fc60 // bfdot v0.4s, v3.8h, v4.8h
+	WORD $0x4d40cb42 // ld1r { v2.4s }, [x26]
+	WORD $0xad4111c3 // ldp q3, q4, [x14, #0x20]
+	WORD $0x9100221a // add x26, x16, #0x8
+	WORD $0x6e42fc61 // bfdot v1.4s, v3.8h, v2.8h
+	WORD $0x6e42fc80 // bfdot v0.4s, v4.8h, v2.8h
+	WORD $0x4d40cb42 // ld1r { v2.4s }, [x26]
+	WORD $0xad4211c3 // ldp q3, q4, [x14, #0x40]
+	WORD $0x9100321a // add x26, x16, #0xc
+	WORD $0x91004210 // add x16, x16, #0x10
+	WORD $0x6e42fc61 // bfdot v1.4s, v3.8h, v2.8h
+	WORD $0x6e42fc80 // bfdot v0.4s, v4.8h, v2.8h
+	WORD $0x4d40cb42 // ld1r { v2.4s }, [x26]
+	WORD $0xad4311c3 // ldp q3, q4, [x14, #0x60]
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x8b1a0021 // add x1, x1, x26
+	WORD $0xf1001c9f // cmp x4, #0x7
+	WORD $0xd1001084 // sub x4, x4, #0x4
+	WORD $0x6e42fc61 // bfdot v1.4s, v3.8h, v2.8h
+	WORD $0x6e42fc80 // bfdot v0.4s, v4.8h, v2.8h
+	WORD $0x54fffbc8 // b.hi 0x440 <k_mul_panels_pairs+0x440>
+	WORD $0xf9403bfb // ldr x27, [sp, #0x70]
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x5400012b // b.lt 0x4fc <k_mul_panels_pairs+0x4fc>
+	WORD $0x91000481 // add x1, x4, #0x1
+	WORD $0xacc10dc2 // ldp q2, q3, [x14], #0x20
+	WORD $0x4ddfca04 // ld1r { v4.4s }, [x16], #4
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x6e44fc41 // bfdot v1.4s, v2.8h, v4.8h
+	WORD $0x6e44fc60 // bfdot v0.4s, v3.8h, v4.8h
+	WORD $0x54ffff48 // b.hi 0x4e0 <k_mul_panels_pairs+0x4e0>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5400b640 // b.eq 0x1bc8 <k_mul_panels_pairs+0x1bc8>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000081 // b.ne 0x518 <k_mul_panels_pairs+0x518>
+	WORD $0xad400d82 // ldp q2, q3, [x12]
+	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
+	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400c781 // b.ne 0x1e0c <k_mul_panels_pairs+0x1e0c>
+	WORD $0xf94043e8 // ldr x8, [sp, #0x80]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400c64a // b.ge 0x1df0 <k_mul_panels_pairs+0x1df0>
+	WORD $0x17ffff2a // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0x55c <k_mul_panels_pairs+0x55c>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
+	WORD $0x52800206 // mov w6, #0x10 // =16
+	WORD $0x9a960130 // csel x16, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0x57c <k_mul_panels_pairs+0x57c>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902d0 // csel x16, x22, x9, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37c7da6 // ubfiz x6, x13, #4, #32
+	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
+	WORD $0x8a0d01c1 // and x1, x14, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x540008ab // b.lt 0x6b0 <k_mul_panels_pairs+0x6b0>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0x3dc001a4 // ldr q4, [x13]
+	WORD $0x910021da // add x26, x14, #0x8
+	WORD $0x4ddfc885 // ld1r { v5.4s }, [x4], #4
+	WORD $0x4d40c886 // ld1r { v6.4s }, [x4]
+	WORD $0x910031c4 // add x4, x14, #0xc
+	WORD $0x4d40cb47 // ld1r { v7.4s }, [x26]
+	WORD $0x910071da // add x26, x14, #0x1c
+	WORD $0x4d40c890 // ld1r { v16.4s }, [x4]
+	WORD $0x910041c4 // add x4, x14, #0x10
+	WORD $0xeb02033f // cmp x25, x2
+	WORD $0x6e45fc83 // bfdot v3.4s, v4.8h, v5.8h
+	WORD $0x6e46fc82 // bfdot v2.4s, v4.8h, v6.8h
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x6e47fc81 // bfdot v1.4s, v4.8h, v7.8h
+	WORD $0x4d40cb47 // ld1r { v7.4s }, [x26]
+	WORD $0x9100a1da // add x26, x14, #0x28
+	WORD $0x6e50fc80 // bfdot v0.4s, v4.8h, v16.8h
+	WORD $0x4d40c884 // ld1r { v4.4s }, [x4]
+	WORD $0x910051c4 // add x4, x14, #0x14
+	WORD $0x4d40c885 // ld1r { v5.4s }, [x4]
+	WORD $0x910061c4 // add x4, x14, #0x18
+	WORD $0xad40c5b0 // ldp q16, q17, [x13, #0x10]
+	WORD $0x4d40c886 // ld1r { v6.4s }, [x4]
+	WORD $0x910081c4 // add x4, x14, #0x20
+	WORD $0x6e44fe03 // bfdot v3.4s, v16.8h, v4.8h
+	WORD $0x4d40c884 // ld1r { v4.4s }, [x4]
+	WORD $0x910091c4 // add x4, x14, #0x24
+	WORD $0x6e45fe02 // bfdot v2.4s, v16.8h, v5.8h
+	WORD $0x6e46fe01 // bfdot v1.4s, v16.8h, v6.8h
+	WORD $0x6e47fe00 // bfdot v0.4s, v16.8h, v7.8h
+	WORD $0x4d40c885 // ld1r { v5.4s }, [x4]
+	WORD $0x9100b1c4 // add x4, x14, #0x2c
+	WORD $0x4d40cb46 // ld1r { v6.4s }, [x26]
+	WORD $0x4d40c887 // ld1r { v7.4s }, [x4]
+	WORD $0x9100c1c4 // add x4, x14, #0x30
+	WORD $0x9100f1da // add x26, x14, #0x3c
+	WORD $0x6e44fe23 // bfdot v3.4s, v17.8h, v4.8h
+	WORD $0x4d40c884 // ld1r { v4.4s }, [x4]
+	WORD $0x9100d1c4 // add x4, x14, #0x34
+	WORD $0x6e45fe22 // bfdot v2.4s, v17.8h, v5.8h
+	WORD $0x6e46fe21 // bfdot v1.4s, v17.8h, v6.8h
+	WORD $0x4d40c885 // ld1r { v5.4s }, [x4]
+	WORD $0x6e47fe20 // bfdot v0.4s, v17.8h, v7.8h
+	WORD $0x9100e1c4 // add x4, x14, #0x38
+	WORD $0x4d40cb50 // ld1r { v16.4s }, [x26]
+	WORD $0x4d40c887 // ld1r { v7.4s }, [x4]
+	WORD $0x3dc00da6 // ldr q6, [x13, #0x30]
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0x6e44fcc3 // bfdot v3.4s, v6.8h, v4.8h
+	WORD $0x6e45fcc2 // bfdot v2.4s, v6.8h, v5.8h
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0x6e47fcc1 // bfdot v1.4s, v6.8h, v7.8h
+	WORD $0x6e50fcc0 // bfdot v0.4s, v6.8h, v16.8h
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x54fff828 // b.hi 0x5ac <k_mul_panels_pairs+0x5ac>
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400024b // b.lt 0x6fc <k_mul_panels_pairs+0x6fc>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0xaa0e03e1 // mov x1, x14
+	WORD $0x910021c4 // add x4, x14, #0x8
+	WORD $0x910031c6 // add x6, x14, #0xc
+	WORD $0x3cc105a4 // ldr q4, [x13], #0x10
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x4ddfc825 // ld1r { v5.4s }, [x1], #4
+	WORD $0x4d40c826 // ld1r { v6.4s }, [x1]
+	WORD $0x4d40c887 // ld1r { v7.4s }, [x4]
+	WORD $0x4d40c8d0 // ld1r { v16.4s }, [x6]
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540006ab // b.lt 0x2d8 <k_mul_panels_pairs+0x2d8>
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x6e45fc83 // bfdot v3.4s, v4.8h, v5.8h
+	WORD $0x6e46fc82 // bfdot v2.4s, v4.8h, v6.8h
+	WORD $0x6e47fc81 // bfdot v1.4s, v4.8h, v7.8h
+	WORD $0x6e50fc80 // bfdot v0.4s, v4.8h, v16.8h
+	WORD $0x54fffe28 // b.hi 0x6bc <k_mul_panels_pairs+0x6bc>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400a780 // b.eq 0x1bf0 <k_mul_panels_pairs+0x1bf0>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x5400ff21 // b.ne 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xad401584 // ldp q4, q5, [x12]
+	WORD $0xad411d86 // ldp q6, q7, [x12, #0x20]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
+	WORD $0x4e21d4c1 // fadd v1.4s, v6.4s, v1.4s
+	WORD $0x4e20d4e0 // fadd v0.4s, v7.4s, v0.4s
+	WORD $0x140007f2 // b 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x754 <k_mul_panels_pairs+0x754>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
+	WORD $0x52800606 // mov w6, #0x30 // =48
+	WORD $0x9a960121 // csel x1, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f0110 // csel x16, x8, xzr, eq
+	WORD $0x14000009 // b 0x774 <k_mul_panels_pairs+0x774>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902c1 // csel x1, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0x8a0801d0 // and x16, x14, x8
+	WORD $0x52800608 // mov w8, #0x30 // =48
+	WORD $0x9a9f0106 // csel x6, x8, xzr, eq
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
+	WORD $0x54000dab // b.lt 0x968 <k_mul_panels_pairs+0x968>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03e8 // mov x8, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0x910021da // add x26, x14, #0x8
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xf9801020 // prfm pldl1keep, [x1, #0x20]
+	WORD $0xeb02033f // cmp x25, x2
+	WORD $0xf9801260 // prfm pldl1keep, [x19, #0x20]
+	WORD $0xad405514 // ldp q20, q21, [x8]
+	WORD $0x3dc00916 // ldr q22, [x8, #0x20]
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x4ddfc897 // ld1r { v23.4s }, [x4], #4
+	WORD $0x4d40c898 // ld1r { v24.4s }, [x4]
+	WORD $0x910031c4 // add x4, x14, #0xc
+	WORD $0x4d40cb59 // ld1r { v25.4s }, [x26]
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0x6e57fe93 // bfdot v19.4s, v20.8h, v23.8h
+	WORD $0x6e57feb2 // bfdot v18.4s, v21.8h, v23.8h
+	WORD $0x6e57fed1 // bfdot v17.4s, v22.8h, v23.8h
+	WORD $0x4d40c897 // ld1r { v23.4s }, [x4]
+	WORD $0x910041c4 // add x4, x14, #0x10
+	WORD $0x6e58fe90 // bfdot v16.4s, v20.8h, v24.8h
+	WORD $0x6e58fea7 // bfdot v7.4s, v21.8h, v24.8h
+	WORD $0x6e58fec6 // bfdot v6.4s, v22.8h, v24.8h
+	WORD $0x4d40c898 // ld1r { v24.4s }, [x4]
+	WORD $0x910051c4 // add x4, x14, #0x14
+	WORD $0x6e59fec3 // bfdot v3.4s, v22.8h, v25.8h
+	WORD $0x6e59fe85 // bfdot v5.4s, v20.8h, v25.8h
+	WORD $0x6e57fec0 // bfdot v0.4s, v22.8h, v23.8h
+	WORD $0x4d40c896 // ld1r { v22.4s }, [x4]
+	WORD $0x910061c4 // add x4, x14, #0x18
+	WORD $0x6e59fea4 // bfdot v4.4s, v21.8h, v25.8h
+	WORD $0x6e57fe82 // bfdot v2.4s, v20.8h, v23.8h
+	WORD $0x6e57fea1 // bfdot v1.4s, v21.8h, v23.8h
+	WORD $0xad41d514 // ldp q20, q21, [x8, #0x30]
+	WORD $0x4d40c897 // ld1r { v23.4s }, [x4]
+	WORD $0x910071c4 // add x4, x14, #0x1c
+	WORD $0xad42ed19 // ldp q25, q27, [x8, #0x50]
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x910081c4 // add x4, x14, #0x20
+	WORD $0x6e58fe93 // bfdot v19.4s, v20.8h, v24.8h
+	WORD $0x6e58feb2 // bfdot v18.4s, v21.8h, v24.8h
+	WORD $0x6e56fe90 // bfdot v16.4s, v20.8h, v22.8h
+	WORD $0x6e58ff31 // bfdot v17.4s, v25.8h, v24.8h
+	WORD $0x6e56fea7 // bfdot v7.4s, v21.8h, v22.8h
+	WORD $0x6e56ff26 // bfdot v6.4s, v25.8h, v22.8h
+	WORD $0x6e57fe85 // bfdot v5.4s, v20.8h, v23.8h
+	WORD $0x6e57fea4 // bfdot v4.4s, v21.8h, v23.8h
+	WORD $0x6e57ff23 // bfdot v3.4s, v25.8h, v23.8h
+	WORD $0x6e5afe82 // bfdot v2.4s, v20.8h, v26.8h
+	WORD $0x4d40c894 // ld1r { v20.4s }, [x4]
+	WORD $0x910091c4 // add x4, x14, #0x24
+	WORD $0xad43dd16 // ldp q22, q23, [x8, #0x70]
+	WORD $0x6e5afea1 // bfdot v1.4s, v21.8h, v26.8h
+	WORD $0x4d40c895 // ld1r { v21.4s }, [x4]
+	WORD $0x9100a1c4 // add x4, x14, #0x28
+	WORD $0x6e5aff20 // bfdot v0.4s, v25.8h, v26.8h
+	WORD $0x4d40c898 // ld1r { v24.4s }, [x4]
+	WORD $0x9100b1c4 // add x4, x14, #0x2c
+	WORD $0x6e54ff73 // bfdot v19.4s, v27.8h, v20.8h
+	WORD $0x6e54fed2 // bfdot v18.4s, v22.8h, v20.8h
+	WORD $0x6e54fef1 // bfdot v17.4s, v23.8h, v20.8h
+	WORD $0x4d40c894 // ld1r { v20.4s }, [x4]
+	WORD $0x9100c1c4 // add x4, x14, #0x30
+	WORD $0x6e55ff70 // bfdot v16.4s, v27.8h, v21.8h
+	WORD $0x6e55fec7 // bfdot v7.4s, v22.8h, v21.8h
+	WORD $0x6e55fee6 // bfdot v6.4s, v23.8h, v21.8h
+	WORD $0x6e58ff65 // bfdot v5.4s, v27.8h, v24.8h
+	WORD $0x6e58fec4 // bfdot v4.4s, v22.8h, v24.8h
+	WORD $0x6e58fee3 // bfdot v3.4s, v23.8h, v24.8h
+	WORD $0x6e54fec1 // bfdot v1.4s, v22.8h, v20.8h
+	WORD $0x4d40c895 // ld1r { v21.4s }, [x4]
+	WORD $0xad44e116 // ldp q22, q24, [x8, #0x90]
+	WORD $0x9100d1c4 // add x4, x14, #0x34
+	WORD $0x3dc02d19 // ldr q25, [x8, #0xb0]
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x9100e1c4 // add x4, x14, #0x38
+	WORD $0x6e54ff62 // bfdot v2.4s, v27.8h, v20.8h
+	WORD $0x6e54fee0 // bfdot v0.4s, v23.8h, v20.8h
+	WORD $0x4d40c894 // ld1r { v20.4s }, [x4]
+	WORD $0x9100f1c4 // add x4, x14, #0x3c
+	WORD $0x6e55fed3 // bfdot v19.4s, v22.8h, v21.8h
+	WORD $0x6e55ff12 // bfdot v18.4s, v24.8h, v21.8h
+	WORD $0x6e55ff31 // bfdot v17.4s, v25.8h, v21.8h
+	WORD $0x4d40c895 // ld1r { v21.4s }, [x4]
+	WORD $0x6e5afed0 // bfdot v16.4s, v22.8h, v26.8h
+	WORD $0x6e5aff07 // bfdot v7.4s, v24.8h, v26.8h
+	WORD $0x6e5aff26 // bfdot v6.4s, v25.8h, v26.8h
+	WORD $0x6e54fec5 // bfdot v5.4s, v22.8h, v20.8h
+	WORD $0x6e54ff04 // bfdot v4.4s, v24.8h, v20.8h
+	WORD $0x6e54ff23 // bfdot v3.4s, v25.8h, v20.8h
+	WORD $0x9a9fc204 // csel x4, x16, xzr, gt
+	WORD $0x6e55fec2 // bfdot v2.4s, v22.8h, v21.8h
+	WORD $0x6e55ff01 // bfdot v1.4s, v24.8h, v21.8h
+	WORD $0x6e55ff20 // bfdot v0.4s, v25.8h, v21.8h
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x91030108 // add x8, x8, #0xc0
+	WORD $0x8b040021 // add x1, x1, x4
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x54fff328 // b.hi 0x7c4 <k_mul_panels_pairs+0x7c4>
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400038b // b.lt 0x9dc <k_mul_panels_pairs+0x9dc>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0xaa0e03e1 // mov x1, x14
+	WORD $0xad405514 // ldp q20, q21, [x8]
+	WORD $0x3dc00916 // ldr q22, [x8, #0x20]
+	WORD $0x4ddfc837 // ld1r { v23.4s }, [x1], #4
+	WORD $0x4d40c838 // ld1r { v24.4s }, [x1]
+	WORD $0x910021c1 // add x1, x14, #0x8
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x4d40c839 // ld1r { v25.4s }, [x1]
+	WORD $0x910031c1 // add x1, x14, #0xc
 	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
-	WORD $0x54000600 // b.eq 0x2d8 <k_mul_panels_pairs+0x2d8>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000520 // b.eq 0x2d8 <k_mul_panels_pairs+0x2d8>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000440 // b.eq 0x2d8 <k_mul_panels_pairs+0x2d8>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000360 // b.eq 0x2d8 <k_mul_panels_pairs+0x2d8>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x54000280 // b.eq 0x2d8 <k_mul_panels_pairs+0x2d8>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x540001a0 // b.eq 0x2d8 <k_mul_panels_pairs+0x2d8>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0x540000c0 // b.eq 0x2d8 <k_mul_panels_pairs+0x2d8>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf9800160 // prfm pldl1keep, [x11]
-	WORD $0xf9800960 // prfm pldl1keep, [x11, #0x10]
-	WORD $0xf9801160 // prfm pldl1keep, [x11, #0x20]
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x54000080 // b.eq 0x2ec <k_mul_panels_pairs+0x2ec>
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000321 // b.ne 0x34c <k_mul_panels_pairs+0x34c>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
-	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
-	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
-	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
-	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
-	WORD $0xf9808140 // prfm pldl1keep, [x10, #0x100]
-	WORD $0xf9808940 // prfm pldl1keep, [x10, #0x110]
-	WORD $0xf9809140 // prfm pldl1keep, [x10, #0x120]
-	WORD $0xf9809940 // prfm pldl1keep, [x10, #0x130]
-	WORD $0xf980a140 // prfm pldl1keep, [x10, #0x140]
-	WORD $0xf980a940 // prfm pldl1keep, [x10, #0x150]
-	WORD $0xf980b140 // prfm pldl1keep, [x10, #0x160]
-	WORD $0xf980b940 // prfm pldl1keep, [x10, #0x170]
+	WORD $0x6e57fe93 // bfdot v19.4s, v20.8h, v23.8h
+	WORD $0x6e57feb2 // bfdot v18.4s, v21.8h, v23.8h
+	WORD $0x6e57fed1 // bfdot v17.4s, v22.8h, v23.8h
+	WORD $0x4d40c837 // ld1r { v23.4s }, [x1]
+	WORD $0x6e58fe90 // bfdot v16.4s, v20.8h, v24.8h
+	WORD $0x6e58fea7 // bfdot v7.4s, v21.8h, v24.8h
+	WORD $0x6e58fec6 // bfdot v6.4s, v22.8h, v24.8h
+	WORD $0x6e59fe85 // bfdot v5.4s, v20.8h, v25.8h
+	WORD $0x6e59fea4 // bfdot v4.4s, v21.8h, v25.8h
+	WORD $0x6e59fec3 // bfdot v3.4s, v22.8h, v25.8h
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x9100c108 // add x8, x8, #0x30
+	WORD $0x6e57fe82 // bfdot v2.4s, v20.8h, v23.8h
+	WORD $0x6e57fea1 // bfdot v1.4s, v21.8h, v23.8h
+	WORD $0x6e57fec0 // bfdot v0.4s, v22.8h, v23.8h
+	WORD $0x54fffce8 // b.hi 0x974 <k_mul_panels_pairs+0x974>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540091e0 // b.eq 0x1c1c <k_mul_panels_pairs+0x1c1c>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x540131a1 // b.ne 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0xad405594 // ldp q20, q21, [x12]
+	WORD $0xad415d96 // ldp q22, q23, [x12, #0x20]
+	WORD $0xad426598 // ldp q24, q25, [x12, #0x40]
+	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
+	WORD $0x4e32d6b2 // fadd v18.4s, v21.4s, v18.4s
+	WORD $0x4e31d6d1 // fadd v17.4s, v22.4s, v17.4s
+	WORD $0x4e30d6f0 // fadd v16.4s, v23.4s, v16.4s
+	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
+	WORD $0x4e26d726 // fadd v6.4s, v25.4s, v6.4s
+	WORD $0xad435594 // ldp q20, q21, [x12, #0x60]
+	WORD $0xad445d96 // ldp q22, q23, [x12, #0x80]
+	WORD $0xad456598 // ldp q24, q25, [x12, #0xa0]
+	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
+	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
+	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
+	WORD $0x4e22d6e2 // fadd v2.4s, v23.4s, v2.4s
+	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
+	WORD $0x4e20d720 // fadd v0.4s, v25.4s, v0.4s
+	WORD $0x1400097a // b 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x540001c1 // b.ne 0xa7c <k_mul_panels_pairs+0xa7c>
+	WORD $0xf9405fee // ldr x14, [sp, #0xb8]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x52800213 // mov w19, #0x10 // =16
+	WORD $0x9a960121 // csel x1, x9, x22, eq
+	WORD $0xaa0c03f9 // mov x25, x12
+	WORD $0x9a9f01c6 // csel x6, x14, xzr, eq
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x5400062b // b.lt 0xb38 <k_mul_panels_pairs+0xb38>
+	WORD $0x1400000f // b 0xab4 <k_mul_panels_pairs+0xab4>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902c1 // csel x1, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x1a9f17f0 // cset w16, eq
+	WORD $0x9a960199 // csel x25, x12, x22, eq
+	WORD $0xd37c7e13 // ubfiz x19, x16, #4, #32
+	WORD $0xf9405ff0 // ldr x16, [sp, #0xb8]
+	WORD $0x8a1001c6 // and x6, x14, x16
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0x5400044b // b.lt 0xb38 <k_mul_panels_pairs+0xb38>
+	WORD $0xaa0f03f0 // mov x16, x15
+	WORD $0xaa0a03ee // mov x14, x10
+	WORD $0xaa1e03e4 // mov x4, x30
+	WORD $0xaa1003fa // mov x26, x16
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800320 // prfm pldl1keep, [x25]
+	WORD $0x3dc001c1 // ldr q1, [x14]
+	WORD $0xeb1e009f // cmp x4, x30
+	WORD $0x4ddfcb42 // ld1r { v2.4s }, [x26], #4
+	WORD $0x9a9fc27b // csel x27, x19, xzr, gt
+	WORD $0x8b1b0339 // add x25, x25, x27
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x6e42fc20 // bfdot v0.4s, v1.8h, v2.8h
+	WORD $0x4d40cb41 // ld1r { v1.4s }, [x26]
+	WORD $0x9100221a // add x26, x16, #0x8
+	WORD $0xad408dc2 // ldp q2, q3, [x14, #0x10]
+	WORD $0x6e41fc40 // bfdot v0.4s, v2.8h, v1.8h
+	WORD $0x4d40cb41 // ld1r { v1.4s }, [x26]
+	WORD $0x9100321a // add x26, x16, #0xc
+	WORD $0x3dc00dc2 // ldr q2, [x14, #0x30]
+	WORD $0x91004210 // add x16, x16, #0x10
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0x6e41fc60 // bfdot v0.4s, v3.8h, v1.8h
+	WORD $0x4d40cb41 // ld1r { v1.4s }, [x26]
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x8b1a0021 // add x1, x1, x26
+	WORD $0xf1001c9f // cmp x4, #0x7
+	WORD $0xd1001084 // sub x4, x4, #0x4
+	WORD $0x6e41fc40 // bfdot v0.4s, v2.8h, v1.8h
+	WORD $0x54fffca8 // b.hi 0xac0 <k_mul_panels_pairs+0xac0>
+	WORD $0xf9403bfb // ldr x27, [sp, #0x70]
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100049f // cmp x4, #0x1
+	WORD $0x5400010b // b.lt 0xb5c <k_mul_panels_pairs+0xb5c>
+	WORD $0x91000481 // add x1, x4, #0x1
+	WORD $0x3cc105c1 // ldr q1, [x14], #0x10
+	WORD $0xd1000421 // sub x1, x1, #0x1
+	WORD $0x4ddfca02 // ld1r { v2.4s }, [x16], #4
+	WORD $0xf100043f // cmp x1, #0x1
+	WORD $0x6e42fc20 // bfdot v0.4s, v1.8h, v2.8h
+	WORD $0x54ffff68 // b.hi 0xb44 <k_mul_panels_pairs+0xb44>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54008880 // b.eq 0x1c70 <k_mul_panels_pairs+0x1c70>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54009ea1 // b.ne 0x1f3c <k_mul_panels_pairs+0x1f3c>
+	WORD $0x3dc00181 // ldr q1, [x12]
+	WORD $0x140004f2 // b 0x1f38 <k_mul_panels_pairs+0x1f38>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0xba0 <k_mul_panels_pairs+0xba0>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
+	WORD $0x52800606 // mov w6, #0x30 // =48
+	WORD $0x9a960121 // csel x1, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01b0 // csel x16, x13, xzr, eq
+	WORD $0x14000009 // b 0xbc0 <k_mul_panels_pairs+0xbc0>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902c1 // csel x1, x22, x9, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0x8a0d01d0 // and x16, x14, x13
+	WORD $0x5280060d // mov w13, #0x30 // =48
+	WORD $0x9a9f01a6 // csel x6, x13, xzr, eq
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x5400062b // b.lt 0xca0 <k_mul_panels_pairs+0xca0>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800020 // prfm pldl1keep, [x1]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800820 // prfm pldl1keep, [x1, #0x10]
+	WORD $0xeb1e033f // cmp x25, x30
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xf9801020 // prfm pldl1keep, [x1, #0x20]
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0xf9801260 // prfm pldl1keep, [x19, #0x20]
+	WORD $0xad4011a3 // ldp q3, q4, [x13]
+	WORD $0x3dc009a5 // ldr q5, [x13, #0x20]
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x4ddfc886 // ld1r { v6.4s }, [x4], #4
+	WORD $0x6e46fc62 // bfdot v2.4s, v3.8h, v6.8h
+	WORD $0x4d40c883 // ld1r { v3.4s }, [x4]
+	WORD $0x6e46fc81 // bfdot v1.4s, v4.8h, v6.8h
+	WORD $0x6e46fca0 // bfdot v0.4s, v5.8h, v6.8h
+	WORD $0xad4195a4 // ldp q4, q5, [x13, #0x30]
+	WORD $0x910021c4 // add x4, x14, #0x8
+	WORD $0x6e43fc82 // bfdot v2.4s, v4.8h, v3.8h
+	WORD $0xad4291a6 // ldp q6, q4, [x13, #0x50]
+	WORD $0x6e43fca1 // bfdot v1.4s, v5.8h, v3.8h
+	WORD $0x4d40c885 // ld1r { v5.4s }, [x4]
+	WORD $0x910031c4 // add x4, x14, #0xc
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x6e43fcc0 // bfdot v0.4s, v6.8h, v3.8h
+	WORD $0xad4399a3 // ldp q3, q6, [x13, #0x70]
+	WORD $0x6e45fc82 // bfdot v2.4s, v4.8h, v5.8h
+	WORD $0x6e45fc61 // bfdot v1.4s, v3.8h, v5.8h
+	WORD $0x4d40c883 // ld1r { v3.4s }, [x4]
+	WORD $0x9a9fc204 // csel x4, x16, xzr, gt
+	WORD $0x6e45fcc0 // bfdot v0.4s, v6.8h, v5.8h
+	WORD $0xad4495a4 // ldp q4, q5, [x13, #0x90]
+	WORD $0x3dc02da6 // ldr q6, [x13, #0xb0]
+	WORD $0x910301ad // add x13, x13, #0xc0
+	WORD $0x8b040021 // add x1, x1, x4
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x6e43fc82 // bfdot v2.4s, v4.8h, v3.8h
+	WORD $0x6e43fca1 // bfdot v1.4s, v5.8h, v3.8h
+	WORD $0x6e43fcc0 // bfdot v0.4s, v6.8h, v3.8h
+	WORD $0x54fffaa8 // b.hi 0xbec <k_mul_panels_pairs+0xbec>
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x5400018b // b.lt 0xcd4 <k_mul_panels_pairs+0xcd4>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0xad4011a3 // ldp q3, q4, [x13]
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x3dc009a5 // ldr q5, [x13, #0x20]
+	WORD $0x4ddfc9c6 // ld1r { v6.4s }, [x14], #4
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x9100c1ad // add x13, x13, #0x30
+	WORD $0x6e46fc62 // bfdot v2.4s, v3.8h, v6.8h
+	WORD $0x6e46fc81 // bfdot v1.4s, v4.8h, v6.8h
+	WORD $0x6e46fca0 // bfdot v0.4s, v5.8h, v6.8h
+	WORD $0x54fffee8 // b.hi 0xcac <k_mul_panels_pairs+0xcac>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54007da0 // b.eq 0x1c8c <k_mul_panels_pairs+0x1c8c>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x540000c1 // b.ne 0xcf8 <k_mul_panels_pairs+0xcf8>
+	WORD $0xad401183 // ldp q3, q4, [x12]
+	WORD $0x3dc00985 // ldr q5, [x12, #0x20]
+	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
+	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54009841 // b.ne 0x2008 <k_mul_panels_pairs+0x2008>
+	WORD $0xf94043e8 // ldr x8, [sp, #0x80]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400960a // b.ge 0x1fcc <k_mul_panels_pairs+0x1fcc>
+	WORD $0x17fffd31 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0xd40 <k_mul_panels_pairs+0xd40>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
+	WORD $0x52800206 // mov w6, #0x10 // =16
+	WORD $0x9a960130 // csel x16, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0xd60 <k_mul_panels_pairs+0xd60>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902d0 // csel x16, x22, x9, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37c7da6 // ubfiz x6, x13, #4, #32
+	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
+	WORD $0x8a0d01c1 // and x1, x14, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x54000ecb // b.lt 0xf68 <k_mul_panels_pairs+0xf68>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0x3dc001b0 // ldr q16, [x13]
+	WORD $0x910031da // add x26, x14, #0xc
+	WORD $0x4ddfc891 // ld1r { v17.4s }, [x4], #4
+	WORD $0x4d40c892 // ld1r { v18.4s }, [x4]
+	WORD $0x910021c4 // add x4, x14, #0x8
+	WORD $0x4d40cb54 // ld1r { v20.4s }, [x26]
+	WORD $0x910061da // add x26, x14, #0x18
+	WORD $0x4d40c893 // ld1r { v19.4s }, [x4]
+	WORD $0x910041c4 // add x4, x14, #0x10
+	WORD $0x4d40cb57 // ld1r { v23.4s }, [x26]
+	WORD $0x4d40c895 // ld1r { v21.4s }, [x4]
+	WORD $0x910051c4 // add x4, x14, #0x14
+	WORD $0x6e51fe07 // bfdot v7.4s, v16.8h, v17.8h
+	WORD $0x4d40c896 // ld1r { v22.4s }, [x4]
+	WORD $0x910071c4 // add x4, x14, #0x1c
+	WORD $0x6e52fe06 // bfdot v6.4s, v16.8h, v18.8h
+	WORD $0x4d40c891 // ld1r { v17.4s }, [x4]
+	WORD $0x910081c4 // add x4, x14, #0x20
+	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
+	WORD $0x6e54fe04 // bfdot v4.4s, v16.8h, v20.8h
+	WORD $0x6e55fe03 // bfdot v3.4s, v16.8h, v21.8h
+	WORD $0x6e57fe01 // bfdot v1.4s, v16.8h, v23.8h
+	WORD $0x6e56fe02 // bfdot v2.4s, v16.8h, v22.8h
+	WORD $0xad40ddb5 // ldp q21, q23, [x13, #0x10]
+	WORD $0x6e51fe00 // bfdot v0.4s, v16.8h, v17.8h
+	WORD $0x4d40c890 // ld1r { v16.4s }, [x4]
+	WORD $0x910091c4 // add x4, x14, #0x24
+	WORD $0x4d40c891 // ld1r { v17.4s }, [x4]
+	WORD $0x9100a1c4 // add x4, x14, #0x28
+	WORD $0x9100b1da // add x26, x14, #0x2c
+	WORD $0x4d40c892 // ld1r { v18.4s }, [x4]
+	WORD $0x9100c1c4 // add x4, x14, #0x30
+	WORD $0x4d40cb53 // ld1r { v19.4s }, [x26]
+	WORD $0x4d40c894 // ld1r { v20.4s }, [x4]
+	WORD $0x9100d1c4 // add x4, x14, #0x34
+	WORD $0x6e50fea7 // bfdot v7.4s, v21.8h, v16.8h
+	WORD $0x4d40c896 // ld1r { v22.4s }, [x4]
+	WORD $0x9100e1c4 // add x4, x14, #0x38
+	WORD $0x6e51fea6 // bfdot v6.4s, v21.8h, v17.8h
+	WORD $0x4d40c890 // ld1r { v16.4s }, [x4]
+	WORD $0x9100f1c4 // add x4, x14, #0x3c
+	WORD $0x910111da // add x26, x14, #0x44
+	WORD $0x4d40c891 // ld1r { v17.4s }, [x4]
+	WORD $0x910101c4 // add x4, x14, #0x40
+	WORD $0x6e53fea4 // bfdot v4.4s, v21.8h, v19.8h
+	WORD $0x6e52fea5 // bfdot v5.4s, v21.8h, v18.8h
+	WORD $0x6e54fea3 // bfdot v3.4s, v21.8h, v20.8h
+	WORD $0x910141db // add x27, x14, #0x50
+	WORD $0x6e50fea1 // bfdot v1.4s, v21.8h, v16.8h
+	WORD $0x4d40c890 // ld1r { v16.4s }, [x4]
+	WORD $0x910121c4 // add x4, x14, #0x48
+	WORD $0x6e51fea0 // bfdot v0.4s, v21.8h, v17.8h
+	WORD $0x4d40cb51 // ld1r { v17.4s }, [x26]
+	WORD $0x910131da // add x26, x14, #0x4c
+	WORD $0x4d40c892 // ld1r { v18.4s }, [x4]
+	WORD $0x4d40cb53 // ld1r { v19.4s }, [x26]
+	WORD $0x910151c4 // add x4, x14, #0x54
+	WORD $0x6e56fea2 // bfdot v2.4s, v21.8h, v22.8h
+	WORD $0x4d40cb74 // ld1r { v20.4s }, [x27]
+	WORD $0x910161da // add x26, x14, #0x58
+	WORD $0x910171db // add x27, x14, #0x5c
+	WORD $0x4d40c895 // ld1r { v21.4s }, [x4]
+	WORD $0x910181c4 // add x4, x14, #0x60
+	WORD $0x4d40cb56 // ld1r { v22.4s }, [x26]
+	WORD $0x4d40cb78 // ld1r { v24.4s }, [x27]
+	WORD $0x6e50fee7 // bfdot v7.4s, v23.8h, v16.8h
+	WORD $0x6e51fee6 // bfdot v6.4s, v23.8h, v17.8h
+	WORD $0x4d40c891 // ld1r { v17.4s }, [x4]
+	WORD $0x9101a1c4 // add x4, x14, #0x68
+	WORD $0x6e53fee4 // bfdot v4.4s, v23.8h, v19.8h
+	WORD $0x910191da // add x26, x14, #0x64
+	WORD $0x4d40c893 // ld1r { v19.4s }, [x4]
+	WORD $0x9101b1c4 // add x4, x14, #0x6c
+	WORD $0x6e52fee5 // bfdot v5.4s, v23.8h, v18.8h
+	WORD $0x6e54fee3 // bfdot v3.4s, v23.8h, v20.8h
+	WORD $0x3dc00db0 // ldr q16, [x13, #0x30]
+	WORD $0x4d40cb52 // ld1r { v18.4s }, [x26]
+	WORD $0x9101c1da // add x26, x14, #0x70
+	WORD $0x4d40c894 // ld1r { v20.4s }, [x4]
+	WORD $0x9101d1c4 // add x4, x14, #0x74
+	WORD $0x6e55fee2 // bfdot v2.4s, v23.8h, v21.8h
+	WORD $0x6e56fee1 // bfdot v1.4s, v23.8h, v22.8h
+	WORD $0x6e58fee0 // bfdot v0.4s, v23.8h, v24.8h
+	WORD $0x4d40cb55 // ld1r { v21.4s }, [x26]
+	WORD $0x4d40c896 // ld1r { v22.4s }, [x4]
+	WORD $0x9101e1c4 // add x4, x14, #0x78
+	WORD $0x9101f1da // add x26, x14, #0x7c
+	WORD $0x6e51fe07 // bfdot v7.4s, v16.8h, v17.8h
+	WORD $0x4d40c891 // ld1r { v17.4s }, [x4]
+	WORD $0x4d40cb57 // ld1r { v23.4s }, [x26]
+	WORD $0x6e52fe06 // bfdot v6.4s, v16.8h, v18.8h
+	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
+	WORD $0x6e54fe04 // bfdot v4.4s, v16.8h, v20.8h
+	WORD $0x6e55fe03 // bfdot v3.4s, v16.8h, v21.8h
+	WORD $0x6e56fe02 // bfdot v2.4s, v16.8h, v22.8h
+	WORD $0xeb03033f // cmp x25, x3
+	WORD $0x6e51fe01 // bfdot v1.4s, v16.8h, v17.8h
+	WORD $0x6e57fe00 // bfdot v0.4s, v16.8h, v23.8h
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x910201ce // add x14, x14, #0x80
+	WORD $0x910101ad // add x13, x13, #0x40
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x54fff228 // b.hi 0xda0 <k_mul_panels_pairs+0xda0>
+	WORD $0xf9403bfb // ldr x27, [sp, #0x70]
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x540003cb // b.lt 0xfe4 <k_mul_panels_pairs+0xfe4>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0xaa0e03e1 // mov x1, x14
+	WORD $0x3cc105b0 // ldr q16, [x13], #0x10
+	WORD $0x4ddfc831 // ld1r { v17.4s }, [x1], #4
+	WORD $0x4d40c832 // ld1r { v18.4s }, [x1]
+	WORD $0x910021c1 // add x1, x14, #0x8
+	WORD $0x910031c4 // add x4, x14, #0xc
+	WORD $0x910041c6 // add x6, x14, #0x10
+	WORD $0x4d40c833 // ld1r { v19.4s }, [x1]
+	WORD $0x4d40c894 // ld1r { v20.4s }, [x4]
+	WORD $0x4d40c8d5 // ld1r { v21.4s }, [x6]
+	WORD $0x910051c1 // add x1, x14, #0x14
+	WORD $0x910061c4 // add x4, x14, #0x18
+	WORD $0x910071c6 // add x6, x14, #0x1c
+	WORD $0x4d40c836 // ld1r { v22.4s }, [x1]
+	WORD $0x4d40c897 // ld1r { v23.4s }, [x4]
+	WORD $0x4d40c8d8 // ld1r { v24.4s }, [x6]
+	WORD $0x6e51fe07 // bfdot v7.4s, v16.8h, v17.8h
+	WORD $0x6e52fe06 // bfdot v6.4s, v16.8h, v18.8h
+	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
+	WORD $0x6e54fe04 // bfdot v4.4s, v16.8h, v20.8h
+	WORD $0x6e55fe03 // bfdot v3.4s, v16.8h, v21.8h
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0x6e56fe02 // bfdot v2.4s, v16.8h, v22.8h
+	WORD $0x6e57fe01 // bfdot v1.4s, v16.8h, v23.8h
+	WORD $0x6e58fe00 // bfdot v0.4s, v16.8h, v24.8h
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x910081ce // add x14, x14, #0x20
+	WORD $0x54fffca8 // b.hi 0xf74 <k_mul_panels_pairs+0xf74>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540066e0 // b.eq 0x1cc4 <k_mul_panels_pairs+0x1cc4>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x5400cb81 // b.ne 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xad404590 // ldp q16, q17, [x12]
+	WORD $0xad414d92 // ldp q18, q19, [x12, #0x20]
+	WORD $0xad425594 // ldp q20, q21, [x12, #0x40]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0xad434590 // ldp q16, q17, [x12, #0x60]
+	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
+	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
+	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
+	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
+	WORD $0x1400064f // b 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xda9f13ee // csetm x14, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54000101 // b.ne 0x1054 <k_mul_panels_pairs+0x1054>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
+	WORD $0x52800406 // mov w6, #0x20 // =32
+	WORD $0x9a960130 // csel x16, x9, x22, eq
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f01a1 // csel x1, x13, xzr, eq
+	WORD $0x14000009 // b 0x1074 <k_mul_panels_pairs+0x1074>
+	WORD $0xf10001df // cmp x14, #0x0
+	WORD $0x9a8902d0 // csel x16, x22, x9, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x1a9f17ed // cset w13, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37b7da6 // ubfiz x6, x13, #5, #32
+	WORD $0xf9405fed // ldr x13, [sp, #0xb8]
+	WORD $0x8a0d01c1 // and x1, x14, x13
+	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
+	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
+	WORD $0xf10013df // cmp x30, #0x4
+	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
+	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
+	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0x54000b0b // b.lt 0x1204 <k_mul_panels_pairs+0x1204>
+	WORD $0xaa0f03ee // mov x14, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0e03e4 // mov x4, x14
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800200 // prfm pldl1keep, [x16]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800a00 // prfm pldl1keep, [x16, #0x10]
+	WORD $0x910021da // add x26, x14, #0x8
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xad4045b0 // ldp q16, q17, [x13]
+	WORD $0x4ddfc892 // ld1r { v18.4s }, [x4], #4
+	WORD $0xeb02033f // cmp x25, x2
+	WORD $0x4d40c893 // ld1r { v19.4s }, [x4]
+	WORD $0x910031c4 // add x4, x14, #0xc
+	WORD $0x4d40cb54 // ld1r { v20.4s }, [x26]
+	WORD $0x910051da // add x26, x14, #0x14
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x6e52fe07 // bfdot v7.4s, v16.8h, v18.8h
+	WORD $0x6e52fe26 // bfdot v6.4s, v17.8h, v18.8h
+	WORD $0x4d40c892 // ld1r { v18.4s }, [x4]
+	WORD $0x910041c4 // add x4, x14, #0x10
+	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
+	WORD $0x6e53fe24 // bfdot v4.4s, v17.8h, v19.8h
+	WORD $0x6e54fe03 // bfdot v3.4s, v16.8h, v20.8h
+	WORD $0x4d40cb53 // ld1r { v19.4s }, [x26]
+	WORD $0x910071da // add x26, x14, #0x1c
+	WORD $0x6e52fe01 // bfdot v1.4s, v16.8h, v18.8h
+	WORD $0x4d40c890 // ld1r { v16.4s }, [x4]
+	WORD $0x910061c4 // add x4, x14, #0x18
+	WORD $0x6e54fe22 // bfdot v2.4s, v17.8h, v20.8h
+	WORD $0xad4155b4 // ldp q20, q21, [x13, #0x20]
+	WORD $0x4d40c896 // ld1r { v22.4s }, [x4]
+	WORD $0x4d40cb57 // ld1r { v23.4s }, [x26]
+	WORD $0x6e52fe20 // bfdot v0.4s, v17.8h, v18.8h
+	WORD $0x910081c4 // add x4, x14, #0x20
+	WORD $0x9100a1da // add x26, x14, #0x28
+	WORD $0x4d40c892 // ld1r { v18.4s }, [x4]
+	WORD $0x910091c4 // add x4, x14, #0x24
+	WORD $0x6e50fe87 // bfdot v7.4s, v20.8h, v16.8h
+	WORD $0x6e53fe85 // bfdot v5.4s, v20.8h, v19.8h
+	WORD $0x6e53fea4 // bfdot v4.4s, v21.8h, v19.8h
+	WORD $0x6e56fe83 // bfdot v3.4s, v20.8h, v22.8h
+	WORD $0x6e57fe81 // bfdot v1.4s, v20.8h, v23.8h
+	WORD $0x4d40c893 // ld1r { v19.4s }, [x4]
+	WORD $0x9100b1c4 // add x4, x14, #0x2c
+	WORD $0x6e50fea6 // bfdot v6.4s, v21.8h, v16.8h
+	WORD $0x6e56fea2 // bfdot v2.4s, v21.8h, v22.8h
+	WORD $0x4d40cb54 // ld1r { v20.4s }, [x26]
+	WORD $0xad4245b0 // ldp q16, q17, [x13, #0x40]
+	WORD $0x6e57fea0 // bfdot v0.4s, v21.8h, v23.8h
+	WORD $0x4d40c895 // ld1r { v21.4s }, [x4]
+	WORD $0x9100c1c4 // add x4, x14, #0x30
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0x6e52fe07 // bfdot v7.4s, v16.8h, v18.8h
+	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
+	WORD $0x6e54fe03 // bfdot v3.4s, v16.8h, v20.8h
+	WORD $0x6e55fe01 // bfdot v1.4s, v16.8h, v21.8h
+	WORD $0x4d40c890 // ld1r { v16.4s }, [x4]
+	WORD $0x9100d1c4 // add x4, x14, #0x34
+	WORD $0x6e52fe26 // bfdot v6.4s, v17.8h, v18.8h
+	WORD $0x6e53fe24 // bfdot v4.4s, v17.8h, v19.8h
+	WORD $0x6e54fe22 // bfdot v2.4s, v17.8h, v20.8h
+	WORD $0x6e55fe20 // bfdot v0.4s, v17.8h, v21.8h
+	WORD $0x4d40c891 // ld1r { v17.4s }, [x4]
+	WORD $0x9100e1c4 // add x4, x14, #0x38
+	WORD $0x4d40c894 // ld1r { v20.4s }, [x4]
+	WORD $0x9100f1c4 // add x4, x14, #0x3c
+	WORD $0x910101ce // add x14, x14, #0x40
+	WORD $0xad434db2 // ldp q18, q19, [x13, #0x60]
+	WORD $0x4d40c895 // ld1r { v21.4s }, [x4]
+	WORD $0x9a9fc024 // csel x4, x1, xzr, gt
+	WORD $0x910201ad // add x13, x13, #0x80
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0x8b040210 // add x16, x16, x4
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x6e50fe47 // bfdot v7.4s, v18.8h, v16.8h
+	WORD $0x6e50fe66 // bfdot v6.4s, v19.8h, v16.8h
+	WORD $0x6e51fe45 // bfdot v5.4s, v18.8h, v17.8h
+	WORD $0x6e51fe64 // bfdot v4.4s, v19.8h, v17.8h
+	WORD $0x6e54fe43 // bfdot v3.4s, v18.8h, v20.8h
+	WORD $0x6e54fe62 // bfdot v2.4s, v19.8h, v20.8h
+	WORD $0x6e55fe41 // bfdot v1.4s, v18.8h, v21.8h
+	WORD $0x6e55fe60 // bfdot v0.4s, v19.8h, v21.8h
+	WORD $0x54fff5c8 // b.hi 0x10b4 <k_mul_panels_pairs+0x10b4>
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x540002cb // b.lt 0x1260 <k_mul_panels_pairs+0x1260>
+	WORD $0x91000730 // add x16, x25, #0x1
+	WORD $0xaa0e03e1 // mov x1, x14
+	WORD $0x910021c4 // add x4, x14, #0x8
+	WORD $0xd1000610 // sub x16, x16, #0x1
+	WORD $0xacc145b0 // ldp q16, q17, [x13], #0x20
+	WORD $0x4ddfc832 // ld1r { v18.4s }, [x1], #4
+	WORD $0x4d40c833 // ld1r { v19.4s }, [x1]
+	WORD $0x910031c1 // add x1, x14, #0xc
+	WORD $0x4d40c894 // ld1r { v20.4s }, [x4]
+	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x4d40c835 // ld1r { v21.4s }, [x1]
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x6e52fe07 // bfdot v7.4s, v16.8h, v18.8h
+	WORD $0x6e52fe26 // bfdot v6.4s, v17.8h, v18.8h
+	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
+	WORD $0x6e53fe24 // bfdot v4.4s, v17.8h, v19.8h
+	WORD $0x6e54fe03 // bfdot v3.4s, v16.8h, v20.8h
+	WORD $0x6e54fe22 // bfdot v2.4s, v17.8h, v20.8h
+	WORD $0x6e55fe01 // bfdot v1.4s, v16.8h, v21.8h
+	WORD $0x6e55fe20 // bfdot v0.4s, v17.8h, v21.8h
+	WORD $0x54fffda8 // b.hi 0x1210 <k_mul_panels_pairs+0x1210>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54005460 // b.eq 0x1cf0 <k_mul_panels_pairs+0x1cf0>
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x54011641 // b.ne 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xad404590 // ldp q16, q17, [x12]
+	WORD $0xad414d92 // ldp q18, q19, [x12, #0x20]
+	WORD $0xad425594 // ldp q20, q21, [x12, #0x40]
+	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
+	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
+	WORD $0xad434590 // ldp q16, q17, [x12, #0x60]
+	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
+	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
+	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
+	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
+	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
+	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
+	WORD $0x140008a5 // b 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xda9f13ed // csetm x13, eq
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x54000101 // b.ne 0x12d0 <k_mul_panels_pairs+0x12d0>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
+	WORD $0x52800601 // mov w1, #0x30 // =48
+	WORD $0x9a960126 // csel x6, x9, x22, eq
+	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0x9a9f0110 // csel x16, x8, xzr, eq
+	WORD $0x14000009 // b 0x12f0 <k_mul_panels_pairs+0x12f0>
+	WORD $0xf10001bf // cmp x13, #0x0
+	WORD $0x9a8902c6 // csel x6, x22, x9, eq
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
+	WORD $0x9a96018e // csel x14, x12, x22, eq
+	WORD $0x8a0801b0 // and x16, x13, x8
+	WORD $0x52800608 // mov w8, #0x30 // =48
+	WORD $0x9a9f0101 // csel x1, x8, xzr, eq
 	WORD $0x6f00e41f // movi v31.2d, #0000000000000000
 	WORD $0x6f00e41e // movi v30.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xf10013df // cmp x30, #0x4
 	WORD $0x6f00e41d // movi v29.2d, #0000000000000000
 	WORD $0x6f00e41c // movi v28.2d, #0000000000000000
-	WORD $0xaa1603e6 // mov x6, x22
+	WORD $0xaa1e03e8 // mov x8, x30
 	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
 	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
-	WORD $0xaa1503ec // mov x12, x21
+	WORD $0xaa0a03ed // mov x13, x10
 	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
 	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
-	WORD $0xaa0803eb // mov x11, x8
+	WORD $0xaa0f03f3 // mov x19, x15
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
@@ -253,221 +1254,232 @@ TEXT ·pairsBF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x5400164b // b.lt 0x684 <k_mul_panels_pairs+0x684>
-	WORD $0xaa0803eb // mov x11, x8
-	WORD $0xaa1503ec // mov x12, x21
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa0b03e6 // mov x6, x11
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc00988 // ldr q8, [x12, #0x20]
-	WORD $0xad40258a // ldp q10, q9, [x12]
-	WORD $0xf1001f1f // cmp x24, #0x7
-	WORD $0x4ddfc8cb // ld1r { v11.4s }, [x6], #4
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x91002166 // add x6, x11, #0x8
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x4d40c8cd // ld1r { v13.4s }, [x6]
-	WORD $0x91003166 // add x6, x11, #0xc
+	WORD $0x540017ab // b.lt 0x1654 <k_mul_panels_pairs+0x1654>
+	WORD $0xaa0f03f3 // mov x19, x15
+	WORD $0xaa0a03ed // mov x13, x10
+	WORD $0xaa1e03e8 // mov x8, x30
+	WORD $0xaa1303e4 // mov x4, x19
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf98000c0 // prfm pldl1keep, [x6]
+	WORD $0xf98001c0 // prfm pldl1keep, [x14]
+	WORD $0xf98008c0 // prfm pldl1keep, [x6, #0x10]
+	WORD $0x9100227a // add x26, x19, #0x8
+	WORD $0xf98009c0 // prfm pldl1keep, [x14, #0x10]
+	WORD $0xf98010c0 // prfm pldl1keep, [x6, #0x20]
+	WORD $0xeb03011f // cmp x8, x3
+	WORD $0xf98011c0 // prfm pldl1keep, [x14, #0x20]
+	WORD $0xad4021aa // ldp q10, q8, [x13]
+	WORD $0x3dc009a9 // ldr q9, [x13, #0x20]
+	WORD $0x8b1502d6 // add x22, x22, x21
+	WORD $0x4ddfc88b // ld1r { v11.4s }, [x4], #4
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x4d40cb4d // ld1r { v13.4s }, [x26]
+	WORD $0x91003264 // add x4, x19, #0xc
+	WORD $0x9a9fc03a // csel x26, x1, xzr, gt
+	WORD $0x8b1a01ce // add x14, x14, x26
 	WORD $0x6e4bfd5f // bfdot v31.4s, v10.8h, v11.8h
-	WORD $0x6e4bfd3e // bfdot v30.4s, v9.8h, v11.8h
-	WORD $0x6e4bfd1d // bfdot v29.4s, v8.8h, v11.8h
-	WORD $0x4d40c8cb // ld1r { v11.4s }, [x6]
-	WORD $0x91004166 // add x6, x11, #0x10
+	WORD $0x6e4bfd1e // bfdot v30.4s, v8.8h, v11.8h
+	WORD $0x6e4bfd3d // bfdot v29.4s, v9.8h, v11.8h
+	WORD $0x4d40c88b // ld1r { v11.4s }, [x4]
+	WORD $0x91004264 // add x4, x19, #0x10
 	WORD $0x6e4cfd5c // bfdot v28.4s, v10.8h, v12.8h
-	WORD $0x6e4cfd3b // bfdot v27.4s, v9.8h, v12.8h
-	WORD $0x6e4cfd1a // bfdot v26.4s, v8.8h, v12.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x91005166 // add x6, x11, #0x14
+	WORD $0x6e4cfd1b // bfdot v27.4s, v8.8h, v12.8h
+	WORD $0x6e4cfd3a // bfdot v26.4s, v9.8h, v12.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x91005264 // add x4, x19, #0x14
 	WORD $0x6e4dfd59 // bfdot v25.4s, v10.8h, v13.8h
-	WORD $0x6e4dfd38 // bfdot v24.4s, v9.8h, v13.8h
+	WORD $0x6e4dfd18 // bfdot v24.4s, v8.8h, v13.8h
+	WORD $0x6e4dfd37 // bfdot v23.4s, v9.8h, v13.8h
+	WORD $0x4d40c88d // ld1r { v13.4s }, [x4]
+	WORD $0x91006264 // add x4, x19, #0x18
 	WORD $0x6e4bfd56 // bfdot v22.4s, v10.8h, v11.8h
-	WORD $0x6e4bfd35 // bfdot v21.4s, v9.8h, v11.8h
-	WORD $0x6e4bfd14 // bfdot v20.4s, v8.8h, v11.8h
-	WORD $0x4d40c8cb // ld1r { v11.4s }, [x6]
-	WORD $0x91006166 // add x6, x11, #0x18
-	WORD $0x6e4dfd17 // bfdot v23.4s, v8.8h, v13.8h
-	WORD $0x4d40c8cd // ld1r { v13.4s }, [x6]
-	WORD $0x91007166 // add x6, x11, #0x1c
+	WORD $0x6e4bfd15 // bfdot v21.4s, v8.8h, v11.8h
+	WORD $0x6e4bfd34 // bfdot v20.4s, v9.8h, v11.8h
+	WORD $0x4d40c88b // ld1r { v11.4s }, [x4]
+	WORD $0x91007264 // add x4, x19, #0x1c
 	WORD $0x6e4cfd53 // bfdot v19.4s, v10.8h, v12.8h
-	WORD $0x4d40c8ce // ld1r { v14.4s }, [x6]
-	WORD $0x91008166 // add x6, x11, #0x20
-	WORD $0x6e4cfd32 // bfdot v18.4s, v9.8h, v12.8h
-	WORD $0x6e4cfd11 // bfdot v17.4s, v8.8h, v12.8h
-	WORD $0x6e4bfd50 // bfdot v16.4s, v10.8h, v11.8h
-	WORD $0x6e4bfd27 // bfdot v7.4s, v9.8h, v11.8h
-	WORD $0x6e4bfd06 // bfdot v6.4s, v8.8h, v11.8h
-	WORD $0x6e4dfd45 // bfdot v5.4s, v10.8h, v13.8h
-	WORD $0x6e4dfd24 // bfdot v4.4s, v9.8h, v13.8h
-	WORD $0x6e4dfd03 // bfdot v3.4s, v8.8h, v13.8h
+	WORD $0x4d40c88e // ld1r { v14.4s }, [x4]
+	WORD $0x91008264 // add x4, x19, #0x20
+	WORD $0x6e4cfd12 // bfdot v18.4s, v8.8h, v12.8h
+	WORD $0x6e4cfd31 // bfdot v17.4s, v9.8h, v12.8h
+	WORD $0x6e4dfd50 // bfdot v16.4s, v10.8h, v13.8h
+	WORD $0x6e4dfd07 // bfdot v7.4s, v8.8h, v13.8h
+	WORD $0x6e4dfd26 // bfdot v6.4s, v9.8h, v13.8h
+	WORD $0x6e4bfd45 // bfdot v5.4s, v10.8h, v11.8h
+	WORD $0x6e4bfd04 // bfdot v4.4s, v8.8h, v11.8h
+	WORD $0x6e4bfd23 // bfdot v3.4s, v9.8h, v11.8h
 	WORD $0x6e4efd42 // bfdot v2.4s, v10.8h, v14.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x6e4efd21 // bfdot v1.4s, v9.8h, v14.8h
-	WORD $0x91009166 // add x6, x11, #0x24
-	WORD $0x6e4efd00 // bfdot v0.4s, v8.8h, v14.8h
-	WORD $0xad41a58a // ldp q10, q9, [x12, #0x30]
-	WORD $0x4d40c8cd // ld1r { v13.4s }, [x6]
-	WORD $0xad42a18b // ldp q11, q8, [x12, #0x50]
-	WORD $0x9100a166 // add x6, x11, #0x28
-	WORD $0x4d40c8ce // ld1r { v14.4s }, [x6]
-	WORD $0x9100b166 // add x6, x11, #0x2c
-	WORD $0x6e4cfd5f // bfdot v31.4s, v10.8h, v12.8h
-	WORD $0x6e4cfd3e // bfdot v30.4s, v9.8h, v12.8h
-	WORD $0x6e4dfd5c // bfdot v28.4s, v10.8h, v13.8h
-	WORD $0x6e4cfd7d // bfdot v29.4s, v11.8h, v12.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x9100c166 // add x6, x11, #0x30
-	WORD $0x6e4dfd3b // bfdot v27.4s, v9.8h, v13.8h
-	WORD $0x6e4dfd7a // bfdot v26.4s, v11.8h, v13.8h
-	WORD $0x4d40c8cd // ld1r { v13.4s }, [x6]
-	WORD $0x9100d166 // add x6, x11, #0x34
-	WORD $0x6e4efd59 // bfdot v25.4s, v10.8h, v14.8h
-	WORD $0x6e4efd38 // bfdot v24.4s, v9.8h, v14.8h
-	WORD $0x6e4efd77 // bfdot v23.4s, v11.8h, v14.8h
-	WORD $0x4d40c8ce // ld1r { v14.4s }, [x6]
-	WORD $0x9100e166 // add x6, x11, #0x38
-	WORD $0x6e4cfd56 // bfdot v22.4s, v10.8h, v12.8h
-	WORD $0x6e4cfd35 // bfdot v21.4s, v9.8h, v12.8h
-	WORD $0x6e4cfd74 // bfdot v20.4s, v11.8h, v12.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x9100f166 // add x6, x11, #0x3c
-	WORD $0x6e4dfd53 // bfdot v19.4s, v10.8h, v13.8h
-	WORD $0x6e4dfd32 // bfdot v18.4s, v9.8h, v13.8h
-	WORD $0x6e4dfd71 // bfdot v17.4s, v11.8h, v13.8h
-	WORD $0x4d40c8cd // ld1r { v13.4s }, [x6]
-	WORD $0x91010166 // add x6, x11, #0x40
-	WORD $0x6e4efd50 // bfdot v16.4s, v10.8h, v14.8h
-	WORD $0x6e4efd27 // bfdot v7.4s, v9.8h, v14.8h
-	WORD $0x6e4cfd45 // bfdot v5.4s, v10.8h, v12.8h
-	WORD $0x6e4cfd24 // bfdot v4.4s, v9.8h, v12.8h
-	WORD $0x6e4cfd63 // bfdot v3.4s, v11.8h, v12.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x91011166 // add x6, x11, #0x44
-	WORD $0x6e4efd66 // bfdot v6.4s, v11.8h, v14.8h
-	WORD $0x6e4dfd42 // bfdot v2.4s, v10.8h, v13.8h
-	WORD $0x6e4dfd21 // bfdot v1.4s, v9.8h, v13.8h
-	WORD $0x4d40c8ce // ld1r { v14.4s }, [x6]
-	WORD $0xad43a58a // ldp q10, q9, [x12, #0x70]
-	WORD $0x91012166 // add x6, x11, #0x48
-	WORD $0x6e4dfd60 // bfdot v0.4s, v11.8h, v13.8h
-	WORD $0x4d40c8cb // ld1r { v11.4s }, [x6]
-	WORD $0x91013166 // add x6, x11, #0x4c
-	WORD $0x6e4cfd1f // bfdot v31.4s, v8.8h, v12.8h
-	WORD $0x6e4efd1c // bfdot v28.4s, v8.8h, v14.8h
+	WORD $0x6e4efd01 // bfdot v1.4s, v8.8h, v14.8h
+	WORD $0x6e4efd20 // bfdot v0.4s, v9.8h, v14.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x91009264 // add x4, x19, #0x24
+	WORD $0xad41a9ab // ldp q11, q10, [x13, #0x30]
+	WORD $0x4d40c88d // ld1r { v13.4s }, [x4]
+	WORD $0xad42a1a9 // ldp q9, q8, [x13, #0x50]
+	WORD $0x9100a264 // add x4, x19, #0x28
+	WORD $0x4d40c88e // ld1r { v14.4s }, [x4]
+	WORD $0x9100b264 // add x4, x19, #0x2c
+	WORD $0x6e4cfd7f // bfdot v31.4s, v11.8h, v12.8h
 	WORD $0x6e4cfd5e // bfdot v30.4s, v10.8h, v12.8h
+	WORD $0x6e4dfd7c // bfdot v28.4s, v11.8h, v13.8h
 	WORD $0x6e4cfd3d // bfdot v29.4s, v9.8h, v12.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x91014166 // add x6, x11, #0x50
-	WORD $0x6e4bfd19 // bfdot v25.4s, v8.8h, v11.8h
-	WORD $0x6e4bfd58 // bfdot v24.4s, v10.8h, v11.8h
-	WORD $0x6e4bfd37 // bfdot v23.4s, v9.8h, v11.8h
-	WORD $0x4d40c8cb // ld1r { v11.4s }, [x6]
-	WORD $0x91015166 // add x6, x11, #0x54
-	WORD $0x4d40c8cd // ld1r { v13.4s }, [x6]
-	WORD $0x91016166 // add x6, x11, #0x58
-	WORD $0x6e4cfd16 // bfdot v22.4s, v8.8h, v12.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x9100c264 // add x4, x19, #0x30
+	WORD $0x6e4dfd5b // bfdot v27.4s, v10.8h, v13.8h
+	WORD $0x6e4dfd3a // bfdot v26.4s, v9.8h, v13.8h
+	WORD $0x4d40c88d // ld1r { v13.4s }, [x4]
+	WORD $0x9100d264 // add x4, x19, #0x34
+	WORD $0x6e4efd79 // bfdot v25.4s, v11.8h, v14.8h
+	WORD $0x6e4efd58 // bfdot v24.4s, v10.8h, v14.8h
+	WORD $0x6e4cfd76 // bfdot v22.4s, v11.8h, v12.8h
 	WORD $0x6e4cfd55 // bfdot v21.4s, v10.8h, v12.8h
 	WORD $0x6e4cfd34 // bfdot v20.4s, v9.8h, v12.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x91017166 // add x6, x11, #0x5c
-	WORD $0x6e4efd5b // bfdot v27.4s, v10.8h, v14.8h
-	WORD $0x6e4efd3a // bfdot v26.4s, v9.8h, v14.8h
-	WORD $0x4d40c8ce // ld1r { v14.4s }, [x6]
-	WORD $0x91018166 // add x6, x11, #0x60
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x9100e264 // add x4, x19, #0x38
+	WORD $0x6e4efd37 // bfdot v23.4s, v9.8h, v14.8h
+	WORD $0x4d40c88e // ld1r { v14.4s }, [x4]
+	WORD $0x9100f264 // add x4, x19, #0x3c
+	WORD $0x6e4dfd73 // bfdot v19.4s, v11.8h, v13.8h
+	WORD $0x6e4dfd52 // bfdot v18.4s, v10.8h, v13.8h
+	WORD $0x6e4dfd31 // bfdot v17.4s, v9.8h, v13.8h
+	WORD $0x4d40c88d // ld1r { v13.4s }, [x4]
+	WORD $0x91010264 // add x4, x19, #0x40
+	WORD $0x6e4cfd70 // bfdot v16.4s, v11.8h, v12.8h
+	WORD $0x6e4cfd47 // bfdot v7.4s, v10.8h, v12.8h
+	WORD $0x6e4cfd26 // bfdot v6.4s, v9.8h, v12.8h
+	WORD $0x6e4efd65 // bfdot v5.4s, v11.8h, v14.8h
+	WORD $0x6e4efd44 // bfdot v4.4s, v10.8h, v14.8h
+	WORD $0x6e4dfd62 // bfdot v2.4s, v11.8h, v13.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x6e4dfd41 // bfdot v1.4s, v10.8h, v13.8h
+	WORD $0x91011264 // add x4, x19, #0x44
+	WORD $0xad43a9ab // ldp q11, q10, [x13, #0x70]
+	WORD $0x6e4efd23 // bfdot v3.4s, v9.8h, v14.8h
+	WORD $0x4d40c88e // ld1r { v14.4s }, [x4]
+	WORD $0x91012264 // add x4, x19, #0x48
+	WORD $0x6e4dfd20 // bfdot v0.4s, v9.8h, v13.8h
+	WORD $0x4d40c889 // ld1r { v9.4s }, [x4]
+	WORD $0x91013264 // add x4, x19, #0x4c
+	WORD $0x6e4cfd1f // bfdot v31.4s, v8.8h, v12.8h
+	WORD $0x6e4cfd7e // bfdot v30.4s, v11.8h, v12.8h
+	WORD $0x6e4cfd5d // bfdot v29.4s, v10.8h, v12.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x91014264 // add x4, x19, #0x50
+	WORD $0x6e4efd1c // bfdot v28.4s, v8.8h, v14.8h
+	WORD $0x6e49fd19 // bfdot v25.4s, v8.8h, v9.8h
+	WORD $0x6e49fd78 // bfdot v24.4s, v11.8h, v9.8h
+	WORD $0x6e49fd57 // bfdot v23.4s, v10.8h, v9.8h
+	WORD $0x4d40c889 // ld1r { v9.4s }, [x4]
+	WORD $0x91015264 // add x4, x19, #0x54
+	WORD $0x6e4efd7b // bfdot v27.4s, v11.8h, v14.8h
+	WORD $0x6e4cfd16 // bfdot v22.4s, v8.8h, v12.8h
+	WORD $0x6e4cfd75 // bfdot v21.4s, v11.8h, v12.8h
+	WORD $0x6e4cfd54 // bfdot v20.4s, v10.8h, v12.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x91016264 // add x4, x19, #0x58
+	WORD $0x6e4efd5a // bfdot v26.4s, v10.8h, v14.8h
+	WORD $0x4d40c88d // ld1r { v13.4s }, [x4]
+	WORD $0x91017264 // add x4, x19, #0x5c
+	WORD $0x6e49fd13 // bfdot v19.4s, v8.8h, v9.8h
+	WORD $0x6e49fd72 // bfdot v18.4s, v11.8h, v9.8h
+	WORD $0x6e49fd51 // bfdot v17.4s, v10.8h, v9.8h
+	WORD $0x4d40c889 // ld1r { v9.4s }, [x4]
+	WORD $0x91018264 // add x4, x19, #0x60
+	WORD $0x6e4cfd10 // bfdot v16.4s, v8.8h, v12.8h
+	WORD $0x6e4cfd67 // bfdot v7.4s, v11.8h, v12.8h
+	WORD $0x6e4cfd46 // bfdot v6.4s, v10.8h, v12.8h
+	WORD $0x6e4dfd05 // bfdot v5.4s, v8.8h, v13.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x6e49fd02 // bfdot v2.4s, v8.8h, v9.8h
+	WORD $0x6e49fd61 // bfdot v1.4s, v11.8h, v9.8h
+	WORD $0x91019264 // add x4, x19, #0x64
+	WORD $0x6e49fd40 // bfdot v0.4s, v10.8h, v9.8h
+	WORD $0xad44a5a8 // ldp q8, q9, [x13, #0x90]
+	WORD $0x6e4dfd64 // bfdot v4.4s, v11.8h, v13.8h
+	WORD $0x6e4dfd43 // bfdot v3.4s, v10.8h, v13.8h
+	WORD $0x4d40c88b // ld1r { v11.4s }, [x4]
+	WORD $0x3dc02daa // ldr q10, [x13, #0xb0]
+	WORD $0x9101a264 // add x4, x19, #0x68
+	WORD $0x910301ad // add x13, x13, #0xc0
+	WORD $0x4d40c88d // ld1r { v13.4s }, [x4]
+	WORD $0x9101b264 // add x4, x19, #0x6c
+	WORD $0x6e4cfd1f // bfdot v31.4s, v8.8h, v12.8h
+	WORD $0x6e4cfd3e // bfdot v30.4s, v9.8h, v12.8h
+	WORD $0x6e4cfd5d // bfdot v29.4s, v10.8h, v12.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x9101c264 // add x4, x19, #0x70
+	WORD $0x6e4bfd1c // bfdot v28.4s, v8.8h, v11.8h
+	WORD $0x6e4bfd3b // bfdot v27.4s, v9.8h, v11.8h
+	WORD $0x6e4bfd5a // bfdot v26.4s, v10.8h, v11.8h
+	WORD $0x4d40c88b // ld1r { v11.4s }, [x4]
+	WORD $0x9101d264 // add x4, x19, #0x74
+	WORD $0x6e4dfd19 // bfdot v25.4s, v8.8h, v13.8h
+	WORD $0x6e4dfd38 // bfdot v24.4s, v9.8h, v13.8h
+	WORD $0x6e4dfd57 // bfdot v23.4s, v10.8h, v13.8h
+	WORD $0x4d40c88d // ld1r { v13.4s }, [x4]
+	WORD $0x9101e264 // add x4, x19, #0x78
+	WORD $0x6e4cfd16 // bfdot v22.4s, v8.8h, v12.8h
+	WORD $0x6e4cfd35 // bfdot v21.4s, v9.8h, v12.8h
+	WORD $0x6e4cfd54 // bfdot v20.4s, v10.8h, v12.8h
+	WORD $0x4d40c88c // ld1r { v12.4s }, [x4]
+	WORD $0x9101f264 // add x4, x19, #0x7c
 	WORD $0x6e4bfd13 // bfdot v19.4s, v8.8h, v11.8h
-	WORD $0x6e4bfd52 // bfdot v18.4s, v10.8h, v11.8h
+	WORD $0x6e4bfd32 // bfdot v18.4s, v9.8h, v11.8h
+	WORD $0x6e4bfd51 // bfdot v17.4s, v10.8h, v11.8h
+	WORD $0x4d40c88b // ld1r { v11.4s }, [x4]
 	WORD $0x6e4dfd10 // bfdot v16.4s, v8.8h, v13.8h
-	WORD $0x6e4dfd47 // bfdot v7.4s, v10.8h, v13.8h
+	WORD $0x6e4dfd27 // bfdot v7.4s, v9.8h, v13.8h
+	WORD $0x6e4dfd46 // bfdot v6.4s, v10.8h, v13.8h
 	WORD $0x6e4cfd05 // bfdot v5.4s, v8.8h, v12.8h
-	WORD $0x6e4cfd44 // bfdot v4.4s, v10.8h, v12.8h
-	WORD $0x6e4cfd23 // bfdot v3.4s, v9.8h, v12.8h
-	WORD $0x6e4efd02 // bfdot v2.4s, v8.8h, v14.8h
-	WORD $0x6e4efd41 // bfdot v1.4s, v10.8h, v14.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0xad44a18a // ldp q10, q8, [x12, #0x90]
-	WORD $0x91019166 // add x6, x11, #0x64
-	WORD $0x6e4bfd31 // bfdot v17.4s, v9.8h, v11.8h
-	WORD $0x6e4dfd26 // bfdot v6.4s, v9.8h, v13.8h
-	WORD $0x3dc02d8b // ldr q11, [x12, #0xb0]
-	WORD $0x4d40c8cd // ld1r { v13.4s }, [x6]
-	WORD $0x9101a166 // add x6, x11, #0x68
-	WORD $0x6e4efd20 // bfdot v0.4s, v9.8h, v14.8h
-	WORD $0x4d40c8c9 // ld1r { v9.4s }, [x6]
-	WORD $0x9101b166 // add x6, x11, #0x6c
-	WORD $0x6e4cfd5f // bfdot v31.4s, v10.8h, v12.8h
-	WORD $0x6e4cfd1e // bfdot v30.4s, v8.8h, v12.8h
-	WORD $0x6e4cfd7d // bfdot v29.4s, v11.8h, v12.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x9101c166 // add x6, x11, #0x70
-	WORD $0x6e4dfd5c // bfdot v28.4s, v10.8h, v13.8h
-	WORD $0x6e4dfd1b // bfdot v27.4s, v8.8h, v13.8h
-	WORD $0x6e49fd59 // bfdot v25.4s, v10.8h, v9.8h
-	WORD $0x6e49fd18 // bfdot v24.4s, v8.8h, v9.8h
-	WORD $0x6e49fd77 // bfdot v23.4s, v11.8h, v9.8h
-	WORD $0x4d40c8c9 // ld1r { v9.4s }, [x6]
-	WORD $0x9101d166 // add x6, x11, #0x74
-	WORD $0x6e4cfd56 // bfdot v22.4s, v10.8h, v12.8h
-	WORD $0x6e4cfd15 // bfdot v21.4s, v8.8h, v12.8h
-	WORD $0x6e4cfd74 // bfdot v20.4s, v11.8h, v12.8h
-	WORD $0x4d40c8cc // ld1r { v12.4s }, [x6]
-	WORD $0x9101e166 // add x6, x11, #0x78
-	WORD $0x6e4dfd7a // bfdot v26.4s, v11.8h, v13.8h
-	WORD $0x9103018c // add x12, x12, #0xc0
-	WORD $0x4d40c8cd // ld1r { v13.4s }, [x6]
-	WORD $0x9101f166 // add x6, x11, #0x7c
-	WORD $0x6e49fd53 // bfdot v19.4s, v10.8h, v9.8h
-	WORD $0x6e49fd12 // bfdot v18.4s, v8.8h, v9.8h
-	WORD $0x6e49fd71 // bfdot v17.4s, v11.8h, v9.8h
-	WORD $0x4d40c8c9 // ld1r { v9.4s }, [x6]
-	WORD $0x6e4cfd50 // bfdot v16.4s, v10.8h, v12.8h
-	WORD $0x6e4cfd07 // bfdot v7.4s, v8.8h, v12.8h
-	WORD $0x6e4cfd66 // bfdot v6.4s, v11.8h, v12.8h
-	WORD $0x6e4dfd45 // bfdot v5.4s, v10.8h, v13.8h
-	WORD $0x6e4dfd04 // bfdot v4.4s, v8.8h, v13.8h
-	WORD $0x6e4dfd63 // bfdot v3.4s, v11.8h, v13.8h
-	WORD $0x6e49fd42 // bfdot v2.4s, v10.8h, v9.8h
-	WORD $0x6e49fd01 // bfdot v1.4s, v8.8h, v9.8h
-	WORD $0x6e49fd60 // bfdot v0.4s, v11.8h, v9.8h
-	WORD $0xd1001306 // sub x6, x24, #0x4
-	WORD $0x9102016b // add x11, x11, #0x80
-	WORD $0xaa0603f8 // mov x24, x6
-	WORD $0x54ffea68 // b.hi 0x3cc <k_mul_panels_pairs+0x3cc>
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x5400060b // b.lt 0x748 <k_mul_panels_pairs+0x748>
-	WORD $0x910004c6 // add x6, x6, #0x1
-	WORD $0xaa0b03f8 // mov x24, x11
-	WORD $0xad402189 // ldp q9, q8, [x12]
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x4ddfcb0b // ld1r { v11.4s }, [x24], #4
-	WORD $0x4d40cb0c // ld1r { v12.4s }, [x24]
-	WORD $0x91002178 // add x24, x11, #0x8
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x4d40cb0d // ld1r { v13.4s }, [x24]
-	WORD $0x91003178 // add x24, x11, #0xc
-	WORD $0xf10004df // cmp x6, #0x1
+	WORD $0x6e4cfd24 // bfdot v4.4s, v9.8h, v12.8h
+	WORD $0x6e4cfd43 // bfdot v3.4s, v10.8h, v12.8h
+	WORD $0x9a9fc204 // csel x4, x16, xzr, gt
+	WORD $0x6e4bfd02 // bfdot v2.4s, v8.8h, v11.8h
+	WORD $0x6e4bfd21 // bfdot v1.4s, v9.8h, v11.8h
+	WORD $0x6e4bfd40 // bfdot v0.4s, v10.8h, v11.8h
+	WORD $0x91020273 // add x19, x19, #0x80
+	WORD $0x8b0400c6 // add x6, x6, x4
+	WORD $0xf1001d1f // cmp x8, #0x7
+	WORD $0xd1001108 // sub x8, x8, #0x4
+	WORD $0x54ffe928 // b.hi 0x1370 <k_mul_panels_pairs+0x1370>
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x5400060b // b.lt 0x1718 <k_mul_panels_pairs+0x1718>
+	WORD $0x91000508 // add x8, x8, #0x1
+	WORD $0xaa1303ee // mov x14, x19
+	WORD $0xad4021a9 // ldp q9, q8, [x13]
+	WORD $0x3dc009aa // ldr q10, [x13, #0x20]
+	WORD $0x4ddfc9cb // ld1r { v11.4s }, [x14], #4
+	WORD $0x4d40c9cc // ld1r { v12.4s }, [x14]
+	WORD $0x9100226e // add x14, x19, #0x8
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0x4d40c9cd // ld1r { v13.4s }, [x14]
+	WORD $0x9100326e // add x14, x19, #0xc
+	WORD $0xf100051f // cmp x8, #0x1
 	WORD $0x6e4bfd3f // bfdot v31.4s, v9.8h, v11.8h
 	WORD $0x6e4bfd1e // bfdot v30.4s, v8.8h, v11.8h
 	WORD $0x6e4bfd5d // bfdot v29.4s, v10.8h, v11.8h
-	WORD $0x4d40cb0b // ld1r { v11.4s }, [x24]
-	WORD $0x91004178 // add x24, x11, #0x10
+	WORD $0x4d40c9cb // ld1r { v11.4s }, [x14]
+	WORD $0x9100426e // add x14, x19, #0x10
 	WORD $0x6e4cfd3c // bfdot v28.4s, v9.8h, v12.8h
 	WORD $0x6e4cfd1b // bfdot v27.4s, v8.8h, v12.8h
 	WORD $0x6e4cfd5a // bfdot v26.4s, v10.8h, v12.8h
-	WORD $0x4d40cb0c // ld1r { v12.4s }, [x24]
-	WORD $0x91005178 // add x24, x11, #0x14
+	WORD $0x4d40c9cc // ld1r { v12.4s }, [x14]
+	WORD $0x9100526e // add x14, x19, #0x14
 	WORD $0x6e4dfd39 // bfdot v25.4s, v9.8h, v13.8h
 	WORD $0x6e4dfd18 // bfdot v24.4s, v8.8h, v13.8h
 	WORD $0x6e4bfd36 // bfdot v22.4s, v9.8h, v11.8h
 	WORD $0x6e4bfd15 // bfdot v21.4s, v8.8h, v11.8h
 	WORD $0x6e4bfd54 // bfdot v20.4s, v10.8h, v11.8h
-	WORD $0x4d40cb0b // ld1r { v11.4s }, [x24]
-	WORD $0x91006178 // add x24, x11, #0x18
+	WORD $0x4d40c9cb // ld1r { v11.4s }, [x14]
+	WORD $0x9100626e // add x14, x19, #0x18
 	WORD $0x6e4dfd57 // bfdot v23.4s, v10.8h, v13.8h
-	WORD $0x4d40cb0d // ld1r { v13.4s }, [x24]
-	WORD $0x91007178 // add x24, x11, #0x1c
+	WORD $0x4d40c9cd // ld1r { v13.4s }, [x14]
+	WORD $0x9100726e // add x14, x19, #0x1c
 	WORD $0x6e4cfd33 // bfdot v19.4s, v9.8h, v12.8h
 	WORD $0x6e4cfd12 // bfdot v18.4s, v8.8h, v12.8h
 	WORD $0x6e4cfd51 // bfdot v17.4s, v10.8h, v12.8h
-	WORD $0x4d40cb0c // ld1r { v12.4s }, [x24]
+	WORD $0x4d40c9cc // ld1r { v12.4s }, [x14]
 	WORD $0x6e4bfd30 // bfdot v16.4s, v9.8h, v11.8h
 	WORD $0x6e4bfd07 // bfdot v7.4s, v8.8h, v11.8h
 	WORD $0x6e4bfd46 // bfdot v6.4s, v10.8h, v11.8h
@@ -477,925 +1489,81 @@ TEXT ·pairsBF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e4cfd22 // bfdot v2.4s, v9.8h, v12.8h
 	WORD $0x6e4cfd01 // bfdot v1.4s, v8.8h, v12.8h
 	WORD $0x6e4cfd40 // bfdot v0.4s, v10.8h, v12.8h
-	WORD $0x9100816b // add x11, x11, #0x20
-	WORD $0x9100c18c // add x12, x12, #0x30
-	WORD $0x54fffa68 // b.hi 0x690 <k_mul_panels_pairs+0x690>
-	WORD $0xf10005df // cmp x14, #0x1
-	WORD $0x5400b380 // b.eq 0x1dbc <k_mul_panels_pairs+0x1dbc>
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x5401b3c1 // b.ne 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xad402548 // ldp q8, q9, [x10]
-	WORD $0xad412d4a // ldp q10, q11, [x10, #0x20]
-	WORD $0xad42354c // ldp q12, q13, [x10, #0x40]
+	WORD $0x91008273 // add x19, x19, #0x20
+	WORD $0x9100c1ad // add x13, x13, #0x30
+	WORD $0x54fffa68 // b.hi 0x1660 <k_mul_panels_pairs+0x1660>
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x54002fe0 // b.eq 0x1d18 <k_mul_panels_pairs+0x1d18>
+	WORD $0xf1000b3f // cmp x25, #0x2
+	WORD $0x54012f01 // b.ne 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xad402588 // ldp q8, q9, [x12]
+	WORD $0xad412d8a // ldp q10, q11, [x12, #0x20]
+	WORD $0xad42358c // ldp q12, q13, [x12, #0x40]
 	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
 	WORD $0x4e3ed53e // fadd v30.4s, v9.4s, v30.4s
 	WORD $0x4e3dd55d // fadd v29.4s, v10.4s, v29.4s
 	WORD $0x4e3cd57c // fadd v28.4s, v11.4s, v28.4s
 	WORD $0x4e3bd59b // fadd v27.4s, v12.4s, v27.4s
 	WORD $0x4e3ad5ba // fadd v26.4s, v13.4s, v26.4s
-	WORD $0xad432548 // ldp q8, q9, [x10, #0x60]
-	WORD $0xad442d4a // ldp q10, q11, [x10, #0x80]
-	WORD $0xad45354c // ldp q12, q13, [x10, #0xa0]
+	WORD $0xad432588 // ldp q8, q9, [x12, #0x60]
+	WORD $0xad442d8a // ldp q10, q11, [x12, #0x80]
+	WORD $0xad45358c // ldp q12, q13, [x12, #0xa0]
 	WORD $0x4e39d519 // fadd v25.4s, v8.4s, v25.4s
 	WORD $0x4e38d538 // fadd v24.4s, v9.4s, v24.4s
 	WORD $0x4e37d557 // fadd v23.4s, v10.4s, v23.4s
 	WORD $0x4e36d576 // fadd v22.4s, v11.4s, v22.4s
 	WORD $0x4e35d595 // fadd v21.4s, v12.4s, v21.4s
 	WORD $0x4e34d5b4 // fadd v20.4s, v13.4s, v20.4s
-	WORD $0xad462548 // ldp q8, q9, [x10, #0xc0]
-	WORD $0xad472d4a // ldp q10, q11, [x10, #0xe0]
-	WORD $0xad48354c // ldp q12, q13, [x10, #0x100]
+	WORD $0xad462588 // ldp q8, q9, [x12, #0xc0]
+	WORD $0xad472d8a // ldp q10, q11, [x12, #0xe0]
+	WORD $0xad48358c // ldp q12, q13, [x12, #0x100]
 	WORD $0x4e33d513 // fadd v19.4s, v8.4s, v19.4s
 	WORD $0x4e32d532 // fadd v18.4s, v9.4s, v18.4s
 	WORD $0x4e31d551 // fadd v17.4s, v10.4s, v17.4s
 	WORD $0x4e30d570 // fadd v16.4s, v11.4s, v16.4s
 	WORD $0x4e27d587 // fadd v7.4s, v12.4s, v7.4s
 	WORD $0x4e26d5a6 // fadd v6.4s, v13.4s, v6.4s
-	WORD $0xad492548 // ldp q8, q9, [x10, #0x120]
-	WORD $0xad4a2d4a // ldp q10, q11, [x10, #0x140]
-	WORD $0xad4b354c // ldp q12, q13, [x10, #0x160]
+	WORD $0xad492588 // ldp q8, q9, [x12, #0x120]
+	WORD $0xad4a2d8a // ldp q10, q11, [x12, #0x140]
+	WORD $0xad4b358c // ldp q12, q13, [x12, #0x160]
 	WORD $0x4e25d505 // fadd v5.4s, v8.4s, v5.4s
 	WORD $0x4e24d524 // fadd v4.4s, v9.4s, v4.4s
 	WORD $0x4e23d543 // fadd v3.4s, v10.4s, v3.4s
 	WORD $0x4e22d562 // fadd v2.4s, v11.4s, v2.4s
 	WORD $0x4e21d581 // fadd v1.4s, v12.4s, v1.4s
 	WORD $0x4e20d5a0 // fadd v0.4s, v13.4s, v0.4s
-	WORD $0x14000d79 // b 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xaa1f03fb // mov x27, xzr
-	WORD $0xaa1f03ec // mov x12, xzr
-	WORD $0xcb0301be // sub x30, x13, x3
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0x54ffcd4d // b.le 0x1a4 <k_mul_panels_pairs+0x1a4>
-	WORD $0x5280006f // mov w15, #0x3 // =3
-	WORD $0x8b0701eb // add x11, x15, x7
-	WORD $0x8b0c091a // add x26, x8, x12, lsl #2
-	WORD $0x8b030b3d // add x29, x25, x3, lsl #2
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x54ffcdac // b.gt 0x1c8 <k_mul_panels_pairs+0x1c8>
-	WORD $0xf100197f // cmp x11, #0x6
-	WORD $0x5400016c // b.gt 0x848 <k_mul_panels_pairs+0x848>
-	WORD $0xf100157f // cmp x11, #0x5
-	WORD $0x54002da0 // b.eq 0xdd8 <k_mul_panels_pairs+0xdd8>
-	WORD $0xf100197f // cmp x11, #0x6
-	WORD $0x54ffc9c1 // b.ne 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54008661 // b.ne 0x1904 <k_mul_panels_pairs+0x1904>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540086ca // b.ge 0x1918 <k_mul_panels_pairs+0x1918>
-	WORD $0x14000439 // b 0x1928 <k_mul_panels_pairs+0x1928>
-	WORD $0xf1001d7f // cmp x11, #0x7
-	WORD $0x54002d20 // b.eq 0xdf0 <k_mul_panels_pairs+0xdf0>
-	WORD $0xf100457f // cmp x11, #0x11
-	WORD $0x54ffc881 // b.ne 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x870 <k_mul_panels_pairs+0x870>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000261 // b.ne 0x8b8 <k_mul_panels_pairs+0x8b8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400022b // b.lt 0x8b8 <k_mul_panels_pairs+0x8b8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0x540001c0 // b.eq 0x8b8 <k_mul_panels_pairs+0x8b8>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x8b090ba9 // add x9, x29, x9, lsl #2
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0x54000120 // b.eq 0x8b8 <k_mul_panels_pairs+0x8b8>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0x54000080 // b.eq 0x8b8 <k_mul_panels_pairs+0x8b8>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x8cc <k_mul_panels_pairs+0x8cc>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x540000a1 // b.ne 0x8dc <k_mul_panels_pairs+0x8dc>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0x14000953 // b 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0xda9f13f0 // csetm x16, eq
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54000101 // b.ne 0x17e8 <k_mul_panels_pairs+0x17e8>
+	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
+	WORD $0xf10005df // cmp x14, #0x1
+	WORD $0x52800406 // mov w6, #0x20 // =32
+	WORD $0xaa0c03f3 // mov x19, x12
+	WORD $0x9a9f010e // csel x14, x8, xzr, eq
+	WORD $0x9a960128 // csel x8, x9, x22, eq
+	WORD $0x14000009 // b 0x1808 <k_mul_panels_pairs+0x1808>
+	WORD $0xf100021f // cmp x16, #0x0
+	WORD $0x9a8902c8 // csel x8, x22, x9, eq
+	WORD $0xf10009df // cmp x14, #0x2
+	WORD $0x1a9f17ee // cset w14, eq
+	WORD $0x9a960193 // csel x19, x12, x22, eq
+	WORD $0xd37b7dc6 // ubfiz x6, x14, #5, #32
+	WORD $0xf9405fee // ldr x14, [sp, #0xb8]
+	WORD $0x8a0e020e // and x14, x16, x14
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x540007cb // b.lt 0x9f4 <k_mul_panels_pairs+0x9f4>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc001c4 // ldr q4, [x14]
-	WORD $0x4ddfc925 // ld1r { v5.4s }, [x9], #4
-	WORD $0x91002185 // add x5, x12, #0x8
-	WORD $0x4d40c926 // ld1r { v6.4s }, [x9]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0x4d40c8a7 // ld1r { v7.4s }, [x5]
-	WORD $0x4d40c930 // ld1r { v16.4s }, [x9]
-	WORD $0x91004185 // add x5, x12, #0x10
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0x6e45fc83 // bfdot v3.4s, v4.8h, v5.8h
-	WORD $0x4d40c8a5 // ld1r { v5.4s }, [x5]
-	WORD $0x91006185 // add x5, x12, #0x18
-	WORD $0x6e47fc81 // bfdot v1.4s, v4.8h, v7.8h
-	WORD $0x6e46fc82 // bfdot v2.4s, v4.8h, v6.8h
-	WORD $0x4d40c926 // ld1r { v6.4s }, [x9]
-	WORD $0x6e50fc80 // bfdot v0.4s, v4.8h, v16.8h
-	WORD $0xad40c1c7 // ldp q7, q16, [x14, #0x10]
-	WORD $0x91007189 // add x9, x12, #0x1c
-	WORD $0x4d40c8a4 // ld1r { v4.4s }, [x5]
-	WORD $0x91008185 // add x5, x12, #0x20
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x6e45fce3 // bfdot v3.4s, v7.8h, v5.8h
-	WORD $0x4d40c925 // ld1r { v5.4s }, [x9]
-	WORD $0x91009189 // add x9, x12, #0x24
-	WORD $0x6e46fce2 // bfdot v2.4s, v7.8h, v6.8h
-	WORD $0x6e44fce1 // bfdot v1.4s, v7.8h, v4.8h
-	WORD $0x4d40c924 // ld1r { v4.4s }, [x9]
-	WORD $0x9100a189 // add x9, x12, #0x28
-	WORD $0x4d40c8a6 // ld1r { v6.4s }, [x5]
-	WORD $0x9100f185 // add x5, x12, #0x3c
-	WORD $0x6e45fce0 // bfdot v0.4s, v7.8h, v5.8h
-	WORD $0x4d40c925 // ld1r { v5.4s }, [x9]
-	WORD $0x9100b189 // add x9, x12, #0x2c
-	WORD $0x4d40c927 // ld1r { v7.4s }, [x9]
-	WORD $0x9100c189 // add x9, x12, #0x30
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x6e44fe02 // bfdot v2.4s, v16.8h, v4.8h
-	WORD $0x4d40c924 // ld1r { v4.4s }, [x9]
-	WORD $0x9100d189 // add x9, x12, #0x34
-	WORD $0x6e46fe03 // bfdot v3.4s, v16.8h, v6.8h
-	WORD $0x6e45fe01 // bfdot v1.4s, v16.8h, v5.8h
-	WORD $0x4d40c925 // ld1r { v5.4s }, [x9]
-	WORD $0x6e47fe00 // bfdot v0.4s, v16.8h, v7.8h
-	WORD $0x9100e189 // add x9, x12, #0x38
-	WORD $0x4d40c8b0 // ld1r { v16.4s }, [x5]
-	WORD $0x4d40c926 // ld1r { v6.4s }, [x9]
-	WORD $0x3dc00dc7 // ldr q7, [x14, #0x30]
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x6e44fce3 // bfdot v3.4s, v7.8h, v4.8h
-	WORD $0x6e45fce2 // bfdot v2.4s, v7.8h, v5.8h
-	WORD $0x6e46fce1 // bfdot v1.4s, v7.8h, v6.8h
-	WORD $0x6e50fce0 // bfdot v0.4s, v7.8h, v16.8h
-	WORD $0x54fff8e8 // b.hi 0x90c <k_mul_panels_pairs+0x90c>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400024b // b.lt 0xa40 <k_mul_panels_pairs+0xa40>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0x91002185 // add x5, x12, #0x8
-	WORD $0x91003198 // add x24, x12, #0xc
-	WORD $0x3cc105c4 // ldr q4, [x14], #0x10
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x4ddfc925 // ld1r { v5.4s }, [x9], #4
-	WORD $0x4d40c926 // ld1r { v6.4s }, [x9]
-	WORD $0x4d40c8a7 // ld1r { v7.4s }, [x5]
-	WORD $0x4d40cb10 // ld1r { v16.4s }, [x24]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x6e45fc83 // bfdot v3.4s, v4.8h, v5.8h
-	WORD $0x6e46fc82 // bfdot v2.4s, v4.8h, v6.8h
-	WORD $0x6e47fc81 // bfdot v1.4s, v4.8h, v7.8h
-	WORD $0x6e50fc80 // bfdot v0.4s, v4.8h, v16.8h
-	WORD $0x54fffe28 // b.hi 0xa00 <k_mul_panels_pairs+0xa00>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540091a0 // b.eq 0x1c78 <k_mul_panels_pairs+0x1c78>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x5400eb01 // b.ne 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xad401544 // ldp q4, q5, [x10]
-	WORD $0xad411d46 // ldp q6, q7, [x10, #0x20]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x4e22d4a2 // fadd v2.4s, v5.4s, v2.4s
-	WORD $0x4e21d4c1 // fadd v1.4s, v6.4s, v1.4s
-	WORD $0x4e20d4e0 // fadd v0.4s, v7.4s, v0.4s
-	WORD $0x14000751 // b 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xf100497f // cmp x11, #0x12
-	WORD $0x54003920 // b.eq 0x1194 <k_mul_panels_pairs+0x1194>
-	WORD $0xf1004d7f // cmp x11, #0x13
-	WORD $0x54ffb761 // b.ne 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0xa94 <k_mul_panels_pairs+0xa94>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000361 // b.ne 0xafc <k_mul_panels_pairs+0xafc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400032b // b.lt 0xafc <k_mul_panels_pairs+0xafc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
-	WORD $0x54000280 // b.eq 0xafc <k_mul_panels_pairs+0xafc>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x8b090ba9 // add x9, x29, x9, lsl #2
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
-	WORD $0xf9801120 // prfm pldl1keep, [x9, #0x20]
-	WORD $0x540001a0 // b.eq 0xafc <k_mul_panels_pairs+0xafc>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
-	WORD $0xf9801120 // prfm pldl1keep, [x9, #0x20]
-	WORD $0x540000c0 // b.eq 0xafc <k_mul_panels_pairs+0xafc>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
-	WORD $0xf9801120 // prfm pldl1keep, [x9, #0x20]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0xb10 <k_mul_panels_pairs+0xb10>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x540001a1 // b.ne 0xb40 <k_mul_panels_pairs+0xb40>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
-	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
-	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
-	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x54000c4b // b.lt 0xd08 <k_mul_panels_pairs+0xd08>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
-	WORD $0xad4055d4 // ldp q20, q21, [x14]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x4ddfc937 // ld1r { v23.4s }, [x9], #4
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x4d40c939 // ld1r { v25.4s }, [x9]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x6e57fe93 // bfdot v19.4s, v20.8h, v23.8h
-	WORD $0x6e57feb2 // bfdot v18.4s, v21.8h, v23.8h
-	WORD $0x6e57fed1 // bfdot v17.4s, v22.8h, v23.8h
-	WORD $0x4d40c937 // ld1r { v23.4s }, [x9]
-	WORD $0x91004189 // add x9, x12, #0x10
-	WORD $0x6e58fe90 // bfdot v16.4s, v20.8h, v24.8h
-	WORD $0x6e58fea7 // bfdot v7.4s, v21.8h, v24.8h
-	WORD $0x6e58fec6 // bfdot v6.4s, v22.8h, v24.8h
-	WORD $0x6e59fe85 // bfdot v5.4s, v20.8h, v25.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x6e59fea4 // bfdot v4.4s, v21.8h, v25.8h
-	WORD $0x6e59fec3 // bfdot v3.4s, v22.8h, v25.8h
-	WORD $0x6e57fe82 // bfdot v2.4s, v20.8h, v23.8h
-	WORD $0x6e57fec0 // bfdot v0.4s, v22.8h, v23.8h
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xad41d1d9 // ldp q25, q20, [x14, #0x30]
-	WORD $0x6e57fea1 // bfdot v1.4s, v21.8h, v23.8h
-	WORD $0xad42e9d6 // ldp q22, q26, [x14, #0x50]
-	WORD $0x4d40c935 // ld1r { v21.4s }, [x9]
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d40c937 // ld1r { v23.4s }, [x9]
-	WORD $0x91007189 // add x9, x12, #0x1c
-	WORD $0x6e58ff33 // bfdot v19.4s, v25.8h, v24.8h
-	WORD $0x6e58fe92 // bfdot v18.4s, v20.8h, v24.8h
-	WORD $0x6e58fed1 // bfdot v17.4s, v22.8h, v24.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x91008189 // add x9, x12, #0x20
-	WORD $0x6e55fe87 // bfdot v7.4s, v20.8h, v21.8h
-	WORD $0x6e55ff30 // bfdot v16.4s, v25.8h, v21.8h
-	WORD $0x6e57fe84 // bfdot v4.4s, v20.8h, v23.8h
-	WORD $0x6e55fec6 // bfdot v6.4s, v22.8h, v21.8h
-	WORD $0x6e57ff25 // bfdot v5.4s, v25.8h, v23.8h
-	WORD $0x6e58fe81 // bfdot v1.4s, v20.8h, v24.8h
-	WORD $0x4d40c934 // ld1r { v20.4s }, [x9]
-	WORD $0x91009189 // add x9, x12, #0x24
-	WORD $0x4d40c935 // ld1r { v21.4s }, [x9]
-	WORD $0x9100a189 // add x9, x12, #0x28
-	WORD $0x6e57fec3 // bfdot v3.4s, v22.8h, v23.8h
-	WORD $0x6e58ff22 // bfdot v2.4s, v25.8h, v24.8h
-	WORD $0x6e58fec0 // bfdot v0.4s, v22.8h, v24.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0xad43ddd6 // ldp q22, q23, [x14, #0x70]
-	WORD $0x9100b189 // add x9, x12, #0x2c
-	WORD $0x4d40c939 // ld1r { v25.4s }, [x9]
-	WORD $0x6e54ff53 // bfdot v19.4s, v26.8h, v20.8h
-	WORD $0x9100c189 // add x9, x12, #0x30
-	WORD $0x6e55ff50 // bfdot v16.4s, v26.8h, v21.8h
-	WORD $0x6e58ff45 // bfdot v5.4s, v26.8h, v24.8h
-	WORD $0x6e54fed2 // bfdot v18.4s, v22.8h, v20.8h
-	WORD $0x6e54fef1 // bfdot v17.4s, v23.8h, v20.8h
-	WORD $0x6e55fec7 // bfdot v7.4s, v22.8h, v21.8h
-	WORD $0x6e55fee6 // bfdot v6.4s, v23.8h, v21.8h
-	WORD $0x6e58fec4 // bfdot v4.4s, v22.8h, v24.8h
-	WORD $0x6e59fec1 // bfdot v1.4s, v22.8h, v25.8h
-	WORD $0x4d40c934 // ld1r { v20.4s }, [x9]
-	WORD $0xad44d9d5 // ldp q21, q22, [x14, #0x90]
-	WORD $0x9100d189 // add x9, x12, #0x34
-	WORD $0x6e58fee3 // bfdot v3.4s, v23.8h, v24.8h
-	WORD $0x6e59fee0 // bfdot v0.4s, v23.8h, v25.8h
-	WORD $0x3dc02dd7 // ldr q23, [x14, #0xb0]
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x9100e189 // add x9, x12, #0x38
-	WORD $0x6e59ff42 // bfdot v2.4s, v26.8h, v25.8h
-	WORD $0x4d40c939 // ld1r { v25.4s }, [x9]
-	WORD $0x9100f189 // add x9, x12, #0x3c
-	WORD $0x6e54feb3 // bfdot v19.4s, v21.8h, v20.8h
-	WORD $0x6e54fed2 // bfdot v18.4s, v22.8h, v20.8h
-	WORD $0x6e54fef1 // bfdot v17.4s, v23.8h, v20.8h
-	WORD $0x4d40c934 // ld1r { v20.4s }, [x9]
-	WORD $0x6e58feb0 // bfdot v16.4s, v21.8h, v24.8h
-	WORD $0x6e58fec7 // bfdot v7.4s, v22.8h, v24.8h
-	WORD $0x6e58fee6 // bfdot v6.4s, v23.8h, v24.8h
-	WORD $0x6e59fea5 // bfdot v5.4s, v21.8h, v25.8h
-	WORD $0x6e59fec4 // bfdot v4.4s, v22.8h, v25.8h
-	WORD $0x6e59fee3 // bfdot v3.4s, v23.8h, v25.8h
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0x910301ce // add x14, x14, #0xc0
-	WORD $0x6e54fea2 // bfdot v2.4s, v21.8h, v20.8h
-	WORD $0x6e54fec1 // bfdot v1.4s, v22.8h, v20.8h
-	WORD $0x6e54fee0 // bfdot v0.4s, v23.8h, v20.8h
-	WORD $0x54fff468 // b.hi 0xb90 <k_mul_panels_pairs+0xb90>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400038b // b.lt 0xd7c <k_mul_panels_pairs+0xd7c>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0xad4055d4 // ldp q20, q21, [x14]
-	WORD $0x3dc009d6 // ldr q22, [x14, #0x20]
-	WORD $0x4ddfc937 // ld1r { v23.4s }, [x9], #4
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x4d40c939 // ld1r { v25.4s }, [x9]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x6e57fe93 // bfdot v19.4s, v20.8h, v23.8h
-	WORD $0x6e57feb2 // bfdot v18.4s, v21.8h, v23.8h
-	WORD $0x6e57fed1 // bfdot v17.4s, v22.8h, v23.8h
-	WORD $0x4d40c937 // ld1r { v23.4s }, [x9]
-	WORD $0x6e58fe90 // bfdot v16.4s, v20.8h, v24.8h
-	WORD $0x6e58fea7 // bfdot v7.4s, v21.8h, v24.8h
-	WORD $0x6e58fec6 // bfdot v6.4s, v22.8h, v24.8h
-	WORD $0x6e59fe85 // bfdot v5.4s, v20.8h, v25.8h
-	WORD $0x6e59fea4 // bfdot v4.4s, v21.8h, v25.8h
-	WORD $0x6e59fec3 // bfdot v3.4s, v22.8h, v25.8h
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x9100c1ce // add x14, x14, #0x30
-	WORD $0x6e57fe82 // bfdot v2.4s, v20.8h, v23.8h
-	WORD $0x6e57fea1 // bfdot v1.4s, v21.8h, v23.8h
-	WORD $0x6e57fec0 // bfdot v0.4s, v22.8h, v23.8h
-	WORD $0x54fffce8 // b.hi 0xd14 <k_mul_panels_pairs+0xd14>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54007a40 // b.eq 0x1cc8 <k_mul_panels_pairs+0x1cc8>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54011aa1 // b.ne 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0xad405554 // ldp q20, q21, [x10]
-	WORD $0xad415d56 // ldp q22, q23, [x10, #0x20]
-	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
-	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0x4e32d6b2 // fadd v18.4s, v21.4s, v18.4s
-	WORD $0x4e31d6d1 // fadd v17.4s, v22.4s, v17.4s
-	WORD $0x4e30d6f0 // fadd v16.4s, v23.4s, v16.4s
-	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
-	WORD $0x4e26d726 // fadd v6.4s, v25.4s, v6.4s
-	WORD $0xad435554 // ldp q20, q21, [x10, #0x60]
-	WORD $0xad445d56 // ldp q22, q23, [x10, #0x80]
-	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
-	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
-	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
-	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
-	WORD $0x4e22d6e2 // fadd v2.4s, v23.4s, v2.4s
-	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
-	WORD $0x4e20d720 // fadd v0.4s, v25.4s, v0.4s
-	WORD $0x140008c2 // b 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54006261 // b.ne 0x1a2c <k_mul_panels_pairs+0x1a2c>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540062ca // b.ge 0x1a40 <k_mul_panels_pairs+0x1a40>
-	WORD $0x14000318 // b 0x1a4c <k_mul_panels_pairs+0x1a4c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540068e1 // b.ne 0x1b14 <k_mul_panels_pairs+0x1b14>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400694a // b.ge 0x1b28 <k_mul_panels_pairs+0x1b28>
-	WORD $0x1400034e // b 0x1b3c <k_mul_panels_pairs+0x1b3c>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0xe20 <k_mul_panels_pairs+0xe20>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540004e1 // b.ne 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540004ab // b.lt 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0x54000440 // b.eq 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x8b090ba9 // add x9, x29, x9, lsl #2
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0x540003a0 // b.eq 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0x54000300 // b.eq 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0x54000260 // b.eq 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0x540001c0 // b.eq 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0x54000120 // b.eq 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0x54000080 // b.eq 0xeb8 <k_mul_panels_pairs+0xeb8>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0xecc <k_mul_panels_pairs+0xecc>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54000121 // b.ne 0xeec <k_mul_panels_pairs+0xeec>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x54000dcb // b.lt 0x10d4 <k_mul_panels_pairs+0x10d4>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc001d0 // ldr q16, [x14]
-	WORD $0x4ddfc931 // ld1r { v17.4s }, [x9], #4
-	WORD $0x4d40c932 // ld1r { v18.4s }, [x9]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x91003198 // add x24, x12, #0xc
-	WORD $0x9101c185 // add x5, x12, #0x70
-	WORD $0x4d40c933 // ld1r { v19.4s }, [x9]
-	WORD $0x91004189 // add x9, x12, #0x10
-	WORD $0x4d40cb14 // ld1r { v20.4s }, [x24]
-	WORD $0x4d40c935 // ld1r { v21.4s }, [x9]
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0x91006198 // add x24, x12, #0x18
-	WORD $0x4d40c936 // ld1r { v22.4s }, [x9]
-	WORD $0x91007189 // add x9, x12, #0x1c
-	WORD $0x4d40cb17 // ld1r { v23.4s }, [x24]
-	WORD $0x6e51fe07 // bfdot v7.4s, v16.8h, v17.8h
-	WORD $0x4d40c931 // ld1r { v17.4s }, [x9]
-	WORD $0x91008189 // add x9, x12, #0x20
-	WORD $0x6e52fe06 // bfdot v6.4s, v16.8h, v18.8h
-	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
-	WORD $0x6e54fe04 // bfdot v4.4s, v16.8h, v20.8h
-	WORD $0x6e55fe03 // bfdot v3.4s, v16.8h, v21.8h
-	WORD $0x6e56fe02 // bfdot v2.4s, v16.8h, v22.8h
-	WORD $0x6e57fe01 // bfdot v1.4s, v16.8h, v23.8h
-	WORD $0x6e51fe00 // bfdot v0.4s, v16.8h, v17.8h
-	WORD $0x4d40c930 // ld1r { v16.4s }, [x9]
-	WORD $0x9100a189 // add x9, x12, #0x28
-	WORD $0x4d40c932 // ld1r { v18.4s }, [x9]
-	WORD $0x9100b189 // add x9, x12, #0x2c
-	WORD $0x91009198 // add x24, x12, #0x24
-	WORD $0x4d40c933 // ld1r { v19.4s }, [x9]
-	WORD $0x9100d189 // add x9, x12, #0x34
-	WORD $0x4d40cb11 // ld1r { v17.4s }, [x24]
-	WORD $0xad40e1d6 // ldp q22, q24, [x14, #0x10]
-	WORD $0x4d40c935 // ld1r { v21.4s }, [x9]
-	WORD $0x9100e189 // add x9, x12, #0x38
-	WORD $0x9100c198 // add x24, x12, #0x30
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x4d40c937 // ld1r { v23.4s }, [x9]
-	WORD $0x9100f189 // add x9, x12, #0x3c
-	WORD $0x4d40cb14 // ld1r { v20.4s }, [x24]
-	WORD $0x6e50fec7 // bfdot v7.4s, v22.8h, v16.8h
-	WORD $0x4d40c930 // ld1r { v16.4s }, [x9]
-	WORD $0x91010189 // add x9, x12, #0x40
-	WORD $0x6e51fec6 // bfdot v6.4s, v22.8h, v17.8h
-	WORD $0x6e52fec5 // bfdot v5.4s, v22.8h, v18.8h
-	WORD $0x91013198 // add x24, x12, #0x4c
-	WORD $0x6e54fec3 // bfdot v3.4s, v22.8h, v20.8h
-	WORD $0x6e53fec4 // bfdot v4.4s, v22.8h, v19.8h
-	WORD $0x6e55fec2 // bfdot v2.4s, v22.8h, v21.8h
-	WORD $0x6e50fec0 // bfdot v0.4s, v22.8h, v16.8h
-	WORD $0x4d40c930 // ld1r { v16.4s }, [x9]
-	WORD $0x91011189 // add x9, x12, #0x44
-	WORD $0x4d40c931 // ld1r { v17.4s }, [x9]
-	WORD $0x91012189 // add x9, x12, #0x48
-	WORD $0x6e57fec1 // bfdot v1.4s, v22.8h, v23.8h
-	WORD $0x4d40c932 // ld1r { v18.4s }, [x9]
-	WORD $0x91014189 // add x9, x12, #0x50
-	WORD $0x4d40cb13 // ld1r { v19.4s }, [x24]
-	WORD $0x4d40c934 // ld1r { v20.4s }, [x9]
-	WORD $0x91015189 // add x9, x12, #0x54
-	WORD $0x91016198 // add x24, x12, #0x58
-	WORD $0x4d40c935 // ld1r { v21.4s }, [x9]
-	WORD $0x91017189 // add x9, x12, #0x5c
-	WORD $0x4d40cb16 // ld1r { v22.4s }, [x24]
-	WORD $0x6e50ff07 // bfdot v7.4s, v24.8h, v16.8h
-	WORD $0x4d40c930 // ld1r { v16.4s }, [x9]
-	WORD $0x91018189 // add x9, x12, #0x60
-	WORD $0x91019198 // add x24, x12, #0x64
-	WORD $0x6e51ff06 // bfdot v6.4s, v24.8h, v17.8h
-	WORD $0x6e52ff05 // bfdot v5.4s, v24.8h, v18.8h
-	WORD $0x4d40c931 // ld1r { v17.4s }, [x9]
-	WORD $0x4d40cb12 // ld1r { v18.4s }, [x24]
-	WORD $0x9101a189 // add x9, x12, #0x68
-	WORD $0x9101b198 // add x24, x12, #0x6c
-	WORD $0x6e53ff04 // bfdot v4.4s, v24.8h, v19.8h
-	WORD $0x6e54ff03 // bfdot v3.4s, v24.8h, v20.8h
-	WORD $0x6e55ff02 // bfdot v2.4s, v24.8h, v21.8h
-	WORD $0x6e56ff01 // bfdot v1.4s, v24.8h, v22.8h
-	WORD $0x6e50ff00 // bfdot v0.4s, v24.8h, v16.8h
-	WORD $0x4d40c933 // ld1r { v19.4s }, [x9]
-	WORD $0x4d40cb14 // ld1r { v20.4s }, [x24]
-	WORD $0x4d40c8b5 // ld1r { v21.4s }, [x5]
-	WORD $0x9101d189 // add x9, x12, #0x74
-	WORD $0x9101e185 // add x5, x12, #0x78
-	WORD $0x9101f198 // add x24, x12, #0x7c
-	WORD $0x4d40c936 // ld1r { v22.4s }, [x9]
-	WORD $0x4d40c8b7 // ld1r { v23.4s }, [x5]
-	WORD $0x4d40cb18 // ld1r { v24.4s }, [x24]
-	WORD $0x3dc00dd0 // ldr q16, [x14, #0x30]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x9102018c // add x12, x12, #0x80
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x6e51fe07 // bfdot v7.4s, v16.8h, v17.8h
-	WORD $0x6e52fe06 // bfdot v6.4s, v16.8h, v18.8h
-	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
-	WORD $0x6e54fe04 // bfdot v4.4s, v16.8h, v20.8h
-	WORD $0x6e55fe03 // bfdot v3.4s, v16.8h, v21.8h
-	WORD $0x6e56fe02 // bfdot v2.4s, v16.8h, v22.8h
-	WORD $0x6e57fe01 // bfdot v1.4s, v16.8h, v23.8h
-	WORD $0x6e58fe00 // bfdot v0.4s, v16.8h, v24.8h
-	WORD $0x54fff2e8 // b.hi 0xf2c <k_mul_panels_pairs+0xf2c>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x540003cb // b.lt 0x1150 <k_mul_panels_pairs+0x1150>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
-	WORD $0x4ddfc931 // ld1r { v17.4s }, [x9], #4
-	WORD $0x4d40c932 // ld1r { v18.4s }, [x9]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x91003185 // add x5, x12, #0xc
-	WORD $0x91004198 // add x24, x12, #0x10
-	WORD $0x4d40c933 // ld1r { v19.4s }, [x9]
-	WORD $0x4d40c8b4 // ld1r { v20.4s }, [x5]
-	WORD $0x4d40cb15 // ld1r { v21.4s }, [x24]
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0x91006185 // add x5, x12, #0x18
-	WORD $0x91007198 // add x24, x12, #0x1c
-	WORD $0x4d40c936 // ld1r { v22.4s }, [x9]
-	WORD $0x4d40c8b7 // ld1r { v23.4s }, [x5]
-	WORD $0x4d40cb18 // ld1r { v24.4s }, [x24]
-	WORD $0x6e51fe07 // bfdot v7.4s, v16.8h, v17.8h
-	WORD $0x6e52fe06 // bfdot v6.4s, v16.8h, v18.8h
-	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
-	WORD $0x6e54fe04 // bfdot v4.4s, v16.8h, v20.8h
-	WORD $0x6e55fe03 // bfdot v3.4s, v16.8h, v21.8h
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x6e56fe02 // bfdot v2.4s, v16.8h, v22.8h
-	WORD $0x6e57fe01 // bfdot v1.4s, v16.8h, v23.8h
-	WORD $0x6e58fe00 // bfdot v0.4s, v16.8h, v24.8h
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x9100818c // add x12, x12, #0x20
-	WORD $0x54fffca8 // b.hi 0x10e0 <k_mul_panels_pairs+0x10e0>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540060a0 // b.eq 0x1d68 <k_mul_panels_pairs+0x1d68>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x5400c621 // b.ne 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xad404550 // ldp q16, q17, [x10]
-	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
-	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
-	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
-	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
-	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
-	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
-	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
-	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
-	WORD $0x14000624 // b 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x11ac <k_mul_panels_pairs+0x11ac>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540002e1 // b.ne 0x1204 <k_mul_panels_pairs+0x1204>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540002ab // b.lt 0x1204 <k_mul_panels_pairs+0x1204>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0x54000220 // b.eq 0x1204 <k_mul_panels_pairs+0x1204>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x8b090ba9 // add x9, x29, x9, lsl #2
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
-	WORD $0x54000160 // b.eq 0x1204 <k_mul_panels_pairs+0x1204>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
-	WORD $0x540000a0 // b.eq 0x1204 <k_mul_panels_pairs+0x1204>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x8b0903a9 // add x9, x29, x9
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9800920 // prfm pldl1keep, [x9, #0x10]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x1218 <k_mul_panels_pairs+0x1218>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54000121 // b.ne 0x1238 <k_mul_panels_pairs+0x1238>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
-	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x540009eb // b.lt 0x13a4 <k_mul_panels_pairs+0x13a4>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0xad4045d0 // ldp q16, q17, [x14]
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x4ddfc932 // ld1r { v18.4s }, [x9], #4
-	WORD $0x4d40c933 // ld1r { v19.4s }, [x9]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x4d40c934 // ld1r { v20.4s }, [x9]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0x4d40c935 // ld1r { v21.4s }, [x9]
-	WORD $0x91004189 // add x9, x12, #0x10
-	WORD $0x6e52fe07 // bfdot v7.4s, v16.8h, v18.8h
-	WORD $0x6e52fe26 // bfdot v6.4s, v17.8h, v18.8h
-	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
-	WORD $0x6e53fe24 // bfdot v4.4s, v17.8h, v19.8h
-	WORD $0x6e54fe03 // bfdot v3.4s, v16.8h, v20.8h
-	WORD $0x6e54fe22 // bfdot v2.4s, v17.8h, v20.8h
-	WORD $0x6e55fe01 // bfdot v1.4s, v16.8h, v21.8h
-	WORD $0x4d40c930 // ld1r { v16.4s }, [x9]
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0x4d40c932 // ld1r { v18.4s }, [x9]
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x6e55fe20 // bfdot v0.4s, v17.8h, v21.8h
-	WORD $0xad4151d3 // ldp q19, q20, [x14, #0x20]
-	WORD $0x4d40c936 // ld1r { v22.4s }, [x9]
-	WORD $0x91007189 // add x9, x12, #0x1c
-	WORD $0x4d40c931 // ld1r { v17.4s }, [x9]
-	WORD $0x91008189 // add x9, x12, #0x20
-	WORD $0x6e50fe67 // bfdot v7.4s, v19.8h, v16.8h
-	WORD $0x6e50fe86 // bfdot v6.4s, v20.8h, v16.8h
-	WORD $0x4d40c930 // ld1r { v16.4s }, [x9]
-	WORD $0x91009189 // add x9, x12, #0x24
-	WORD $0x6e52fe65 // bfdot v5.4s, v19.8h, v18.8h
-	WORD $0x6e52fe84 // bfdot v4.4s, v20.8h, v18.8h
-	WORD $0x4d40c932 // ld1r { v18.4s }, [x9]
-	WORD $0x9100a189 // add x9, x12, #0x28
-	WORD $0x6e56fe63 // bfdot v3.4s, v19.8h, v22.8h
-	WORD $0x6e56fe82 // bfdot v2.4s, v20.8h, v22.8h
-	WORD $0x6e51fe61 // bfdot v1.4s, v19.8h, v17.8h
-	WORD $0x4d40c936 // ld1r { v22.4s }, [x9]
-	WORD $0xad4255d3 // ldp q19, q21, [x14, #0x40]
-	WORD $0x9100b189 // add x9, x12, #0x2c
-	WORD $0x6e51fe80 // bfdot v0.4s, v20.8h, v17.8h
-	WORD $0x4d40c931 // ld1r { v17.4s }, [x9]
-	WORD $0x9100c189 // add x9, x12, #0x30
-	WORD $0x6e50fe67 // bfdot v7.4s, v19.8h, v16.8h
-	WORD $0x6e50fea6 // bfdot v6.4s, v21.8h, v16.8h
-	WORD $0x4d40c930 // ld1r { v16.4s }, [x9]
-	WORD $0x9100d189 // add x9, x12, #0x34
-	WORD $0x6e51fe61 // bfdot v1.4s, v19.8h, v17.8h
-	WORD $0x6e52fe65 // bfdot v5.4s, v19.8h, v18.8h
-	WORD $0x6e51fea0 // bfdot v0.4s, v21.8h, v17.8h
-	WORD $0x4d40c931 // ld1r { v17.4s }, [x9]
-	WORD $0x9100e189 // add x9, x12, #0x38
-	WORD $0x6e52fea4 // bfdot v4.4s, v21.8h, v18.8h
-	WORD $0x6e56fe63 // bfdot v3.4s, v19.8h, v22.8h
-	WORD $0x6e56fea2 // bfdot v2.4s, v21.8h, v22.8h
-	WORD $0x4d40c934 // ld1r { v20.4s }, [x9]
-	WORD $0x9100f189 // add x9, x12, #0x3c
-	WORD $0x9101018c // add x12, x12, #0x40
-	WORD $0xad434dd2 // ldp q18, q19, [x14, #0x60]
-	WORD $0x4d40c935 // ld1r { v21.4s }, [x9]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x6e50fe47 // bfdot v7.4s, v18.8h, v16.8h
-	WORD $0x6e50fe66 // bfdot v6.4s, v19.8h, v16.8h
-	WORD $0x6e51fe45 // bfdot v5.4s, v18.8h, v17.8h
-	WORD $0x6e51fe64 // bfdot v4.4s, v19.8h, v17.8h
-	WORD $0x6e54fe43 // bfdot v3.4s, v18.8h, v20.8h
-	WORD $0x6e54fe62 // bfdot v2.4s, v19.8h, v20.8h
-	WORD $0x6e55fe41 // bfdot v1.4s, v18.8h, v21.8h
-	WORD $0x6e55fe60 // bfdot v0.4s, v19.8h, v21.8h
-	WORD $0x54fff6c8 // b.hi 0x1278 <k_mul_panels_pairs+0x1278>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x540002cb // b.lt 0x1400 <k_mul_panels_pairs+0x1400>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0x91002185 // add x5, x12, #0x8
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0xacc145d0 // ldp q16, q17, [x14], #0x20
-	WORD $0x4ddfc932 // ld1r { v18.4s }, [x9], #4
-	WORD $0x4d40c933 // ld1r { v19.4s }, [x9]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0x4d40c8b4 // ld1r { v20.4s }, [x5]
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x4d40c935 // ld1r { v21.4s }, [x9]
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x6e52fe07 // bfdot v7.4s, v16.8h, v18.8h
-	WORD $0x6e52fe26 // bfdot v6.4s, v17.8h, v18.8h
-	WORD $0x6e53fe05 // bfdot v5.4s, v16.8h, v19.8h
-	WORD $0x6e53fe24 // bfdot v4.4s, v17.8h, v19.8h
-	WORD $0x6e54fe03 // bfdot v3.4s, v16.8h, v20.8h
-	WORD $0x6e54fe22 // bfdot v2.4s, v17.8h, v20.8h
-	WORD $0x6e55fe01 // bfdot v1.4s, v16.8h, v21.8h
-	WORD $0x6e55fe20 // bfdot v0.4s, v17.8h, v21.8h
-	WORD $0x54fffda8 // b.hi 0x13b0 <k_mul_panels_pairs+0x13b0>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54004c80 // b.eq 0x1d94 <k_mul_panels_pairs+0x1d94>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54010f41 // b.ne 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xad404550 // ldp q16, q17, [x10]
-	WORD $0xad414d52 // ldp q18, q19, [x10, #0x20]
-	WORD $0xad425554 // ldp q20, q21, [x10, #0x40]
-	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
-	WORD $0xad434550 // ldp q16, q17, [x10, #0x60]
-	WORD $0x4e25d645 // fadd v5.4s, v18.4s, v5.4s
-	WORD $0x4e24d664 // fadd v4.4s, v19.4s, v4.4s
-	WORD $0x4e23d683 // fadd v3.4s, v20.4s, v3.4s
-	WORD $0x4e22d6a2 // fadd v2.4s, v21.4s, v2.4s
-	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x4e20d620 // fadd v0.4s, v17.4s, v0.4s
-	WORD $0x1400086d // b 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xf940200b // ldr x11, [x0, #0x40]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000080 // b.eq 0x145c <k_mul_panels_pairs+0x145c>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100059f // cmp x12, #0x1
-	WORD $0x540005e1 // b.ne 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540005ab // b.lt 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0x54000520 // b.eq 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x8b090bac // add x12, x29, x9, lsl #2
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x54000460 // b.eq 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x540003a0 // b.eq 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x540002e0 // b.eq 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x54000220 // b.eq 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x54000160 // b.eq 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0x540000a0 // b.eq 0x1514 <k_mul_panels_pairs+0x1514>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf9800180 // prfm pldl1keep, [x12]
-	WORD $0xf9800980 // prfm pldl1keep, [x12, #0x10]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x1528 <k_mul_panels_pairs+0x1528>
-	WORD $0xf940240c // ldr x12, [x0, #0x48]
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x54000221 // b.ne 0x1568 <k_mul_panels_pairs+0x1568>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0xf9801940 // prfm pldl1keep, [x10, #0x30]
-	WORD $0xf9802140 // prfm pldl1keep, [x10, #0x40]
-	WORD $0xf9802940 // prfm pldl1keep, [x10, #0x50]
-	WORD $0xf9803140 // prfm pldl1keep, [x10, #0x60]
-	WORD $0xf9803940 // prfm pldl1keep, [x10, #0x70]
-	WORD $0xf9804140 // prfm pldl1keep, [x10, #0x80]
-	WORD $0xf9804940 // prfm pldl1keep, [x10, #0x90]
-	WORD $0xf9805140 // prfm pldl1keep, [x10, #0xa0]
-	WORD $0xf9805940 // prfm pldl1keep, [x10, #0xb0]
-	WORD $0xf9806140 // prfm pldl1keep, [x10, #0xc0]
-	WORD $0xf9806940 // prfm pldl1keep, [x10, #0xd0]
-	WORD $0xf9807140 // prfm pldl1keep, [x10, #0xe0]
-	WORD $0xf9807940 // prfm pldl1keep, [x10, #0xf0]
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
+	WORD $0xf10013df // cmp x30, #0x4
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x6f00e404 // movi v4.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
+	WORD $0xaa1e03f9 // mov x25, x30
 	WORD $0x6f00e405 // movi v5.2d, #0000000000000000
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xaa1503ee // mov x14, x21
+	WORD $0xaa0a03f0 // mov x16, x10
 	WORD $0x6f00e406 // movi v6.2d, #0000000000000000
 	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
-	WORD $0xaa0803ec // mov x12, x8
+	WORD $0xaa0f03e1 // mov x1, x15
 	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
@@ -1404,175 +1572,184 @@ TEXT ·pairsBF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e415 // movi v21.2d, #0000000000000000
 	WORD $0x6f00e416 // movi v22.2d, #0000000000000000
 	WORD $0x6f00e417 // movi v23.2d, #0000000000000000
-	WORD $0x540011eb // b.lt 0x17f4 <k_mul_panels_pairs+0x17f4>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03f8 // mov x24, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0xad4061d9 // ldp q25, q24, [x14]
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x4ddfcb1a // ld1r { v26.4s }, [x24], #4
-	WORD $0x4d40cb1b // ld1r { v27.4s }, [x24]
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
-	WORD $0x91004189 // add x9, x12, #0x10
-	WORD $0x91003198 // add x24, x12, #0xc
-	WORD $0x4d40cb1d // ld1r { v29.4s }, [x24]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0x6e5aff37 // bfdot v23.4s, v25.8h, v26.8h
-	WORD $0x6e5aff16 // bfdot v22.4s, v24.8h, v26.8h
-	WORD $0x4d40c93a // ld1r { v26.4s }, [x9]
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0x6e5bff35 // bfdot v21.4s, v25.8h, v27.8h
-	WORD $0x6e5bff14 // bfdot v20.4s, v24.8h, v27.8h
-	WORD $0x4d40c93b // ld1r { v27.4s }, [x9]
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x6e5cff33 // bfdot v19.4s, v25.8h, v28.8h
-	WORD $0x6e5cff12 // bfdot v18.4s, v24.8h, v28.8h
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
-	WORD $0x91007189 // add x9, x12, #0x1c
-	WORD $0x6e5dff31 // bfdot v17.4s, v25.8h, v29.8h
-	WORD $0x6e5dff10 // bfdot v16.4s, v24.8h, v29.8h
-	WORD $0x6e5aff27 // bfdot v7.4s, v25.8h, v26.8h
-	WORD $0x6e5bff25 // bfdot v5.4s, v25.8h, v27.8h
-	WORD $0x6e5bff04 // bfdot v4.4s, v24.8h, v27.8h
-	WORD $0x4d40c93b // ld1r { v27.4s }, [x9]
-	WORD $0x91008189 // add x9, x12, #0x20
-	WORD $0x6e5aff06 // bfdot v6.4s, v24.8h, v26.8h
-	WORD $0x6e5cff23 // bfdot v3.4s, v25.8h, v28.8h
-	WORD $0x4d40c93d // ld1r { v29.4s }, [x9]
-	WORD $0x91009189 // add x9, x12, #0x24
-	WORD $0x6e5cff02 // bfdot v2.4s, v24.8h, v28.8h
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
-	WORD $0x6e5bff21 // bfdot v1.4s, v25.8h, v27.8h
-	WORD $0x9100a189 // add x9, x12, #0x28
-	WORD $0xad4165da // ldp q26, q25, [x14, #0x20]
-	WORD $0x6e5bff00 // bfdot v0.4s, v24.8h, v27.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x9100b189 // add x9, x12, #0x2c
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x4d40c93b // ld1r { v27.4s }, [x9]
-	WORD $0x9100c189 // add x9, x12, #0x30
-	WORD $0x6e5cff55 // bfdot v21.4s, v26.8h, v28.8h
-	WORD $0x6e5cff34 // bfdot v20.4s, v25.8h, v28.8h
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
-	WORD $0x9100d189 // add x9, x12, #0x34
-	WORD $0x6e58ff53 // bfdot v19.4s, v26.8h, v24.8h
-	WORD $0x6e58ff32 // bfdot v18.4s, v25.8h, v24.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x9100e189 // add x9, x12, #0x38
-	WORD $0x6e5bff51 // bfdot v17.4s, v26.8h, v27.8h
-	WORD $0x6e5bff30 // bfdot v16.4s, v25.8h, v27.8h
-	WORD $0x4d40c93b // ld1r { v27.4s }, [x9]
-	WORD $0x9100f189 // add x9, x12, #0x3c
-	WORD $0x6e5cff47 // bfdot v7.4s, v26.8h, v28.8h
-	WORD $0x6e5cff26 // bfdot v6.4s, v25.8h, v28.8h
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
-	WORD $0x6e5dff57 // bfdot v23.4s, v26.8h, v29.8h
-	WORD $0x6e5dff36 // bfdot v22.4s, v25.8h, v29.8h
-	WORD $0x91010189 // add x9, x12, #0x40
-	WORD $0x6e58ff45 // bfdot v5.4s, v26.8h, v24.8h
-	WORD $0x6e58ff24 // bfdot v4.4s, v25.8h, v24.8h
-	WORD $0x6e5bff43 // bfdot v3.4s, v26.8h, v27.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x6e5bff22 // bfdot v2.4s, v25.8h, v27.8h
-	WORD $0x6e5cff41 // bfdot v1.4s, v26.8h, v28.8h
-	WORD $0xad4269db // ldp q27, q26, [x14, #0x40]
-	WORD $0x91011189 // add x9, x12, #0x44
-	WORD $0x4d40c93d // ld1r { v29.4s }, [x9]
-	WORD $0x91012189 // add x9, x12, #0x48
-	WORD $0x6e5cff20 // bfdot v0.4s, v25.8h, v28.8h
-	WORD $0x6e58ff77 // bfdot v23.4s, v27.8h, v24.8h
-	WORD $0x6e58ff56 // bfdot v22.4s, v26.8h, v24.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x91013189 // add x9, x12, #0x4c
-	WORD $0x6e5dff75 // bfdot v21.4s, v27.8h, v29.8h
-	WORD $0x6e5dff54 // bfdot v20.4s, v26.8h, v29.8h
-	WORD $0x4d40c939 // ld1r { v25.4s }, [x9]
-	WORD $0x91014189 // add x9, x12, #0x50
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
-	WORD $0x91015189 // add x9, x12, #0x54
-	WORD $0x6e58ff73 // bfdot v19.4s, v27.8h, v24.8h
-	WORD $0x4d40c93d // ld1r { v29.4s }, [x9]
-	WORD $0x91016189 // add x9, x12, #0x58
-	WORD $0x6e58ff52 // bfdot v18.4s, v26.8h, v24.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x91017189 // add x9, x12, #0x5c
-	WORD $0x6e59ff71 // bfdot v17.4s, v27.8h, v25.8h
-	WORD $0x6e59ff50 // bfdot v16.4s, v26.8h, v25.8h
-	WORD $0x4d40c939 // ld1r { v25.4s }, [x9]
-	WORD $0x91018189 // add x9, x12, #0x60
-	WORD $0x6e5cff46 // bfdot v6.4s, v26.8h, v28.8h
-	WORD $0x6e5dff44 // bfdot v4.4s, v26.8h, v29.8h
-	WORD $0x6e5cff67 // bfdot v7.4s, v27.8h, v28.8h
-	WORD $0x6e58ff63 // bfdot v3.4s, v27.8h, v24.8h
-	WORD $0x6e58ff42 // bfdot v2.4s, v26.8h, v24.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x6e59ff61 // bfdot v1.4s, v27.8h, v25.8h
-	WORD $0x6e59ff40 // bfdot v0.4s, v26.8h, v25.8h
-	WORD $0x91019189 // add x9, x12, #0x64
-	WORD $0xad4369d9 // ldp q25, q26, [x14, #0x60]
-	WORD $0x6e5dff65 // bfdot v5.4s, v27.8h, v29.8h
-	WORD $0x4d40c93b // ld1r { v27.4s }, [x9]
-	WORD $0x9101a189 // add x9, x12, #0x68
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
-	WORD $0x9101b189 // add x9, x12, #0x6c
-	WORD $0x6e58ff37 // bfdot v23.4s, v25.8h, v24.8h
-	WORD $0x6e58ff56 // bfdot v22.4s, v26.8h, v24.8h
-	WORD $0x4d40c938 // ld1r { v24.4s }, [x9]
-	WORD $0x9101c189 // add x9, x12, #0x70
-	WORD $0x6e5bff35 // bfdot v21.4s, v25.8h, v27.8h
-	WORD $0x6e5bff54 // bfdot v20.4s, v26.8h, v27.8h
-	WORD $0x4d40c93d // ld1r { v29.4s }, [x9]
-	WORD $0x9101d189 // add x9, x12, #0x74
-	WORD $0x6e5cff33 // bfdot v19.4s, v25.8h, v28.8h
-	WORD $0x4d40c93b // ld1r { v27.4s }, [x9]
-	WORD $0x9101e189 // add x9, x12, #0x78
-	WORD $0x6e5cff52 // bfdot v18.4s, v26.8h, v28.8h
-	WORD $0x4d40c93e // ld1r { v30.4s }, [x9]
-	WORD $0x9101f189 // add x9, x12, #0x7c
-	WORD $0x6e58ff31 // bfdot v17.4s, v25.8h, v24.8h
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
-	WORD $0x6e58ff50 // bfdot v16.4s, v26.8h, v24.8h
-	WORD $0x6e5dff27 // bfdot v7.4s, v25.8h, v29.8h
-	WORD $0x6e5dff46 // bfdot v6.4s, v26.8h, v29.8h
-	WORD $0x6e5bff25 // bfdot v5.4s, v25.8h, v27.8h
-	WORD $0x6e5bff44 // bfdot v4.4s, v26.8h, v27.8h
-	WORD $0x6e5eff23 // bfdot v3.4s, v25.8h, v30.8h
-	WORD $0x6e5eff42 // bfdot v2.4s, v26.8h, v30.8h
-	WORD $0x9102018c // add x12, x12, #0x80
-	WORD $0x6e5cff21 // bfdot v1.4s, v25.8h, v28.8h
-	WORD $0x6e5cff40 // bfdot v0.4s, v26.8h, v28.8h
-	WORD $0x54ffeec8 // b.hi 0x15c8 <k_mul_panels_pairs+0x15c8>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x540004cb // b.lt 0x1890 <k_mul_panels_pairs+0x1890>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0x91002198 // add x24, x12, #0x8
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0xacc165d8 // ldp q24, q25, [x14], #0x20
-	WORD $0x4ddfc93a // ld1r { v26.4s }, [x9], #4
-	WORD $0x4d40c93b // ld1r { v27.4s }, [x9]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0x4d40cb1c // ld1r { v28.4s }, [x24]
-	WORD $0x91004198 // add x24, x12, #0x10
-	WORD $0x4d40c93d // ld1r { v29.4s }, [x9]
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0x4d40cb1e // ld1r { v30.4s }, [x24]
+	WORD $0x5400130b // b.lt 0x1ab8 <k_mul_panels_pairs+0x1ab8>
+	WORD $0xaa0f03e1 // mov x1, x15
+	WORD $0xaa0a03f0 // mov x16, x10
+	WORD $0xaa1e03f9 // mov x25, x30
+	WORD $0xaa0103e4 // mov x4, x1
+	WORD $0xf98002c2 // prfm pldl2keep, [x22]
+	WORD $0xf9800100 // prfm pldl1keep, [x8]
+	WORD $0xf9800260 // prfm pldl1keep, [x19]
+	WORD $0xf9800900 // prfm pldl1keep, [x8, #0x10]
+	WORD $0x9100503a // add x26, x1, #0x14
+	WORD $0xf9800a60 // prfm pldl1keep, [x19, #0x10]
+	WORD $0xad406618 // ldp q24, q25, [x16]
+	WORD $0x4ddfc89a // ld1r { v26.4s }, [x4], #4
+	WORD $0xeb03033f // cmp x25, x3
+	WORD $0x4d40c89b // ld1r { v27.4s }, [x4]
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d40cb5e // ld1r { v30.4s }, [x26]
+	WORD $0x9100903a // add x26, x1, #0x24
+	WORD $0x8b1502d6 // add x22, x22, x21
 	WORD $0x6e5aff17 // bfdot v23.4s, v24.8h, v26.8h
 	WORD $0x6e5aff36 // bfdot v22.4s, v25.8h, v26.8h
-	WORD $0x4d40c93a // ld1r { v26.4s }, [x9]
-	WORD $0x91006189 // add x9, x12, #0x18
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x91003024 // add x4, x1, #0xc
 	WORD $0x6e5bff15 // bfdot v21.4s, v24.8h, v27.8h
 	WORD $0x6e5bff34 // bfdot v20.4s, v25.8h, v27.8h
-	WORD $0x4d40c93b // ld1r { v27.4s }, [x9]
-	WORD $0x91007189 // add x9, x12, #0x1c
+	WORD $0x4d40c89c // ld1r { v28.4s }, [x4]
+	WORD $0x91004024 // add x4, x1, #0x10
+	WORD $0x6e5eff05 // bfdot v5.4s, v24.8h, v30.8h
+	WORD $0x4d40c89d // ld1r { v29.4s }, [x4]
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x6e5aff13 // bfdot v19.4s, v24.8h, v26.8h
+	WORD $0x4d40c89b // ld1r { v27.4s }, [x4]
+	WORD $0x91007024 // add x4, x1, #0x1c
+	WORD $0x6e5aff32 // bfdot v18.4s, v25.8h, v26.8h
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x91008024 // add x4, x1, #0x20
+	WORD $0x6e5cff11 // bfdot v17.4s, v24.8h, v28.8h
+	WORD $0x6e5cff30 // bfdot v16.4s, v25.8h, v28.8h
+	WORD $0x4d40c89c // ld1r { v28.4s }, [x4]
+	WORD $0x9100a024 // add x4, x1, #0x28
+	WORD $0x4d40c888 // ld1r { v8.4s }, [x4]
+	WORD $0x9100b024 // add x4, x1, #0x2c
+	WORD $0x6e5dff07 // bfdot v7.4s, v24.8h, v29.8h
+	WORD $0x6e5eff24 // bfdot v4.4s, v25.8h, v30.8h
+	WORD $0x6e5bff03 // bfdot v3.4s, v24.8h, v27.8h
+	WORD $0x6e5aff01 // bfdot v1.4s, v24.8h, v26.8h
+	WORD $0xad417e1e // ldp q30, q31, [x16, #0x20]
+	WORD $0x4d40c898 // ld1r { v24.4s }, [x4]
+	WORD $0x9100c024 // add x4, x1, #0x30
+	WORD $0x6e5dff26 // bfdot v6.4s, v25.8h, v29.8h
+	WORD $0x6e5bff22 // bfdot v2.4s, v25.8h, v27.8h
+	WORD $0x6e5aff20 // bfdot v0.4s, v25.8h, v26.8h
+	WORD $0x4d40c899 // ld1r { v25.4s }, [x4]
+	WORD $0x9100e024 // add x4, x1, #0x38
+	WORD $0x4d40cb5d // ld1r { v29.4s }, [x26]
+	WORD $0x9100d03a // add x26, x1, #0x34
+	WORD $0x4d40c89b // ld1r { v27.4s }, [x4]
+	WORD $0x9100f024 // add x4, x1, #0x3c
+	WORD $0x4d40cb5a // ld1r { v26.4s }, [x26]
+	WORD $0x6e58ffd1 // bfdot v17.4s, v30.8h, v24.8h
+	WORD $0x6e58fff0 // bfdot v16.4s, v31.8h, v24.8h
+	WORD $0x4d40c898 // ld1r { v24.4s }, [x4]
+	WORD $0x6e5cffd7 // bfdot v23.4s, v30.8h, v28.8h
+	WORD $0x6e5cfff6 // bfdot v22.4s, v31.8h, v28.8h
+	WORD $0x91010024 // add x4, x1, #0x40
+	WORD $0x6e59ffc7 // bfdot v7.4s, v30.8h, v25.8h
+	WORD $0x6e59ffe6 // bfdot v6.4s, v31.8h, v25.8h
+	WORD $0x6e5affc5 // bfdot v5.4s, v30.8h, v26.8h
+	WORD $0x6e5affe4 // bfdot v4.4s, v31.8h, v26.8h
+	WORD $0x6e58ffc1 // bfdot v1.4s, v30.8h, v24.8h
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x6e58ffe0 // bfdot v0.4s, v31.8h, v24.8h
+	WORD $0x91011024 // add x4, x1, #0x44
+	WORD $0xad426219 // ldp q25, q24, [x16, #0x40]
+	WORD $0x6e5dffd5 // bfdot v21.4s, v30.8h, v29.8h
+	WORD $0x6e5dfff4 // bfdot v20.4s, v31.8h, v29.8h
+	WORD $0x6e5bffc3 // bfdot v3.4s, v30.8h, v27.8h
+	WORD $0x6e5bffe2 // bfdot v2.4s, v31.8h, v27.8h
+	WORD $0x4d40c89b // ld1r { v27.4s }, [x4]
+	WORD $0x91012024 // add x4, x1, #0x48
+	WORD $0x4d40c89c // ld1r { v28.4s }, [x4]
+	WORD $0x91013024 // add x4, x1, #0x4c
+	WORD $0x6e5aff37 // bfdot v23.4s, v25.8h, v26.8h
+	WORD $0x6e5aff16 // bfdot v22.4s, v24.8h, v26.8h
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x91014024 // add x4, x1, #0x50
+	WORD $0x4d40c89d // ld1r { v29.4s }, [x4]
+	WORD $0x91015024 // add x4, x1, #0x54
+	WORD $0x6e5bff35 // bfdot v21.4s, v25.8h, v27.8h
+	WORD $0x6e5bff14 // bfdot v20.4s, v24.8h, v27.8h
+	WORD $0x4d40c89b // ld1r { v27.4s }, [x4]
+	WORD $0x6e48ffd3 // bfdot v19.4s, v30.8h, v8.8h
+	WORD $0x6e48fff2 // bfdot v18.4s, v31.8h, v8.8h
+	WORD $0x91016024 // add x4, x1, #0x58
+	WORD $0x6e5aff31 // bfdot v17.4s, v25.8h, v26.8h
+	WORD $0x6e5aff10 // bfdot v16.4s, v24.8h, v26.8h
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x91017024 // add x4, x1, #0x5c
+	WORD $0x6e5bff25 // bfdot v5.4s, v25.8h, v27.8h
+	WORD $0x6e5bff04 // bfdot v4.4s, v24.8h, v27.8h
+	WORD $0x4d40c89b // ld1r { v27.4s }, [x4]
+	WORD $0x91018024 // add x4, x1, #0x60
+	WORD $0x6e5cff33 // bfdot v19.4s, v25.8h, v28.8h
+	WORD $0x6e5dff27 // bfdot v7.4s, v25.8h, v29.8h
+	WORD $0x6e5cff12 // bfdot v18.4s, v24.8h, v28.8h
+	WORD $0x4d40c89c // ld1r { v28.4s }, [x4]
+	WORD $0x91019024 // add x4, x1, #0x64
+	WORD $0x6e5dff06 // bfdot v6.4s, v24.8h, v29.8h
+	WORD $0x6e5aff23 // bfdot v3.4s, v25.8h, v26.8h
+	WORD $0x6e5aff02 // bfdot v2.4s, v24.8h, v26.8h
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x6e5bff21 // bfdot v1.4s, v25.8h, v27.8h
+	WORD $0x9101a024 // add x4, x1, #0x68
+	WORD $0xad43661d // ldp q29, q25, [x16, #0x60]
+	WORD $0x6e5bff00 // bfdot v0.4s, v24.8h, v27.8h
+	WORD $0x4d40c898 // ld1r { v24.4s }, [x4]
+	WORD $0x9101b024 // add x4, x1, #0x6c
+	WORD $0x9a9fc0da // csel x26, x6, xzr, gt
+	WORD $0x91020210 // add x16, x16, #0x80
+	WORD $0x8b1a0273 // add x19, x19, x26
+	WORD $0x6e5affb5 // bfdot v21.4s, v29.8h, v26.8h
+	WORD $0x6e5aff34 // bfdot v20.4s, v25.8h, v26.8h
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x9101c024 // add x4, x1, #0x70
+	WORD $0x6e58ffb3 // bfdot v19.4s, v29.8h, v24.8h
+	WORD $0x6e58ff32 // bfdot v18.4s, v25.8h, v24.8h
+	WORD $0x4d40c89b // ld1r { v27.4s }, [x4]
+	WORD $0x9101d024 // add x4, x1, #0x74
+	WORD $0x6e5cffb7 // bfdot v23.4s, v29.8h, v28.8h
+	WORD $0x4d40c898 // ld1r { v24.4s }, [x4]
+	WORD $0x9101e024 // add x4, x1, #0x78
+	WORD $0x6e5cff36 // bfdot v22.4s, v25.8h, v28.8h
+	WORD $0x4d40c89c // ld1r { v28.4s }, [x4]
+	WORD $0x9101f024 // add x4, x1, #0x7c
+	WORD $0x6e5affb1 // bfdot v17.4s, v29.8h, v26.8h
+	WORD $0x6e5aff30 // bfdot v16.4s, v25.8h, v26.8h
+	WORD $0x4d40c89a // ld1r { v26.4s }, [x4]
+	WORD $0x6e5bffa7 // bfdot v7.4s, v29.8h, v27.8h
+	WORD $0x6e5bff26 // bfdot v6.4s, v25.8h, v27.8h
+	WORD $0x6e58ffa5 // bfdot v5.4s, v29.8h, v24.8h
+	WORD $0x6e58ff24 // bfdot v4.4s, v25.8h, v24.8h
+	WORD $0x6e5cffa3 // bfdot v3.4s, v29.8h, v28.8h
+	WORD $0x6e5cff22 // bfdot v2.4s, v25.8h, v28.8h
+	WORD $0x9a9fc1c4 // csel x4, x14, xzr, gt
+	WORD $0x6e5affa1 // bfdot v1.4s, v29.8h, v26.8h
+	WORD $0x6e5aff20 // bfdot v0.4s, v25.8h, v26.8h
+	WORD $0x91020021 // add x1, x1, #0x80
+	WORD $0x8b040108 // add x8, x8, x4
+	WORD $0xf1001f3f // cmp x25, #0x7
+	WORD $0xd1001339 // sub x25, x25, #0x4
+	WORD $0x54ffedc8 // b.hi 0x1868 <k_mul_panels_pairs+0x1868>
+	WORD $0xf9404ffa // ldr x26, [sp, #0x98]
+	WORD $0xf100073f // cmp x25, #0x1
+	WORD $0x540004cb // b.lt 0x1b54 <k_mul_panels_pairs+0x1b54>
+	WORD $0x91000728 // add x8, x25, #0x1
+	WORD $0xaa0103ee // mov x14, x1
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0xd1000508 // sub x8, x8, #0x1
+	WORD $0xacc16618 // ldp q24, q25, [x16], #0x20
+	WORD $0x4ddfc9da // ld1r { v26.4s }, [x14], #4
+	WORD $0x4d40c9db // ld1r { v27.4s }, [x14]
+	WORD $0x9100302e // add x14, x1, #0xc
+	WORD $0x4d40c89c // ld1r { v28.4s }, [x4]
+	WORD $0x91004024 // add x4, x1, #0x10
+	WORD $0x4d40c9dd // ld1r { v29.4s }, [x14]
+	WORD $0x9100502e // add x14, x1, #0x14
+	WORD $0x4d40c89e // ld1r { v30.4s }, [x4]
+	WORD $0x6e5aff17 // bfdot v23.4s, v24.8h, v26.8h
+	WORD $0x6e5aff36 // bfdot v22.4s, v25.8h, v26.8h
+	WORD $0x4d40c9da // ld1r { v26.4s }, [x14]
+	WORD $0x9100602e // add x14, x1, #0x18
+	WORD $0x6e5bff15 // bfdot v21.4s, v24.8h, v27.8h
+	WORD $0x6e5bff34 // bfdot v20.4s, v25.8h, v27.8h
+	WORD $0x4d40c9db // ld1r { v27.4s }, [x14]
+	WORD $0x9100702e // add x14, x1, #0x1c
 	WORD $0x6e5cff13 // bfdot v19.4s, v24.8h, v28.8h
 	WORD $0x6e5cff32 // bfdot v18.4s, v25.8h, v28.8h
-	WORD $0x4d40c93c // ld1r { v28.4s }, [x9]
+	WORD $0x4d40c9dc // ld1r { v28.4s }, [x14]
 	WORD $0x6e5dff11 // bfdot v17.4s, v24.8h, v29.8h
 	WORD $0x6e5dff30 // bfdot v16.4s, v25.8h, v29.8h
 	WORD $0x6e5eff07 // bfdot v7.4s, v24.8h, v30.8h
@@ -1583,3116 +1760,2891 @@ TEXT ·pairsBF16<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6e5bff22 // bfdot v2.4s, v25.8h, v27.8h
 	WORD $0x6e5cff01 // bfdot v1.4s, v24.8h, v28.8h
 	WORD $0x6e5cff20 // bfdot v0.4s, v25.8h, v28.8h
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x9100818c // add x12, x12, #0x20
-	WORD $0x54fffba8 // b.hi 0x1800 <k_mul_panels_pairs+0x1800>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54002be0 // b.eq 0x1e10 <k_mul_panels_pairs+0x1e10>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540156a1 // b.ne 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xad406558 // ldp q24, q25, [x10]
-	WORD $0xad416d5a // ldp q26, q27, [x10, #0x20]
-	WORD $0xad44755c // ldp q28, q29, [x10, #0x80]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x91008021 // add x1, x1, #0x20
+	WORD $0x54fffba8 // b.hi 0x1ac4 <k_mul_panels_pairs+0x1ac4>
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x540010a0 // b.eq 0x1d6c <k_mul_panels_pairs+0x1d6c>
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x54013a41 // b.ne 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xad406598 // ldp q24, q25, [x12]
+	WORD $0xad416d9a // ldp q26, q27, [x12, #0x20]
+	WORD $0xad44759c // ldp q28, q29, [x12, #0x80]
 	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
 	WORD $0x4e36d736 // fadd v22.4s, v25.4s, v22.4s
 	WORD $0x4e35d755 // fadd v21.4s, v26.4s, v21.4s
 	WORD $0x4e34d774 // fadd v20.4s, v27.4s, v20.4s
-	WORD $0xad426558 // ldp q24, q25, [x10, #0x40]
+	WORD $0xad426598 // ldp q24, q25, [x12, #0x40]
 	WORD $0x4e27d787 // fadd v7.4s, v28.4s, v7.4s
-	WORD $0xad436d5a // ldp q26, q27, [x10, #0x60]
+	WORD $0xad436d9a // ldp q26, q27, [x12, #0x60]
 	WORD $0x4e26d7a6 // fadd v6.4s, v29.4s, v6.4s
-	WORD $0xad47755c // ldp q28, q29, [x10, #0xe0]
+	WORD $0xad47759c // ldp q28, q29, [x12, #0xe0]
 	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
 	WORD $0x4e32d732 // fadd v18.4s, v25.4s, v18.4s
 	WORD $0x4e31d751 // fadd v17.4s, v26.4s, v17.4s
 	WORD $0x4e30d770 // fadd v16.4s, v27.4s, v16.4s
-	WORD $0xad456558 // ldp q24, q25, [x10, #0xa0]
+	WORD $0xad456598 // ldp q24, q25, [x12, #0xa0]
 	WORD $0x4e21d781 // fadd v1.4s, v28.4s, v1.4s
-	WORD $0xad466d5a // ldp q26, q27, [x10, #0xc0]
+	WORD $0xad466d9a // ldp q26, q27, [x12, #0xc0]
 	WORD $0x4e20d7a0 // fadd v0.4s, v29.4s, v0.4s
 	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
 	WORD $0x4e24d724 // fadd v4.4s, v25.4s, v4.4s
 	WORD $0x4e23d743 // fadd v3.4s, v26.4s, v3.4s
 	WORD $0x4e22d762 // fadd v2.4s, v27.4s, v2.4s
-	WORD $0x14000a9c // b 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000a1 // b.ne 0x1920 <k_mul_panels_pairs+0x1920>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400006b // b.lt 0x1920 <k_mul_panels_pairs+0x1920>
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x1934 <k_mul_panels_pairs+0x1934>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54000061 // b.ne 0x193c <k_mul_panels_pairs+0x193c>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x540003eb // b.lt 0x19d0 <k_mul_panels_pairs+0x19d0>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0xad400dc2 // ldp q2, q3, [x14]
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x4ddfc924 // ld1r { v4.4s }, [x9], #4
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x6e44fc41 // bfdot v1.4s, v2.8h, v4.8h
-	WORD $0x6e44fc60 // bfdot v0.4s, v3.8h, v4.8h
-	WORD $0x4d40c922 // ld1r { v2.4s }, [x9]
-	WORD $0xad4111c3 // ldp q3, q4, [x14, #0x20]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x6e42fc61 // bfdot v1.4s, v3.8h, v2.8h
-	WORD $0x6e42fc80 // bfdot v0.4s, v4.8h, v2.8h
-	WORD $0x4d40c922 // ld1r { v2.4s }, [x9]
-	WORD $0xad4211c3 // ldp q3, q4, [x14, #0x40]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x6e42fc61 // bfdot v1.4s, v3.8h, v2.8h
-	WORD $0x6e42fc80 // bfdot v0.4s, v4.8h, v2.8h
-	WORD $0x4d40c922 // ld1r { v2.4s }, [x9]
-	WORD $0xad4311c3 // ldp q3, q4, [x14, #0x60]
-	WORD $0x910201ce // add x14, x14, #0x80
-	WORD $0x6e42fc61 // bfdot v1.4s, v3.8h, v2.8h
-	WORD $0x6e42fc80 // bfdot v0.4s, v4.8h, v2.8h
-	WORD $0x54fffcc8 // b.hi 0x1964 <k_mul_panels_pairs+0x1964>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400012b // b.lt 0x19f8 <k_mul_panels_pairs+0x19f8>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xacc10dc2 // ldp q2, q3, [x14], #0x20
-	WORD $0x4ddfc984 // ld1r { v4.4s }, [x12], #4
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x6e44fc41 // bfdot v1.4s, v2.8h, v4.8h
-	WORD $0x6e44fc60 // bfdot v0.4s, v3.8h, v4.8h
-	WORD $0x54ffff48 // b.hi 0x19dc <k_mul_panels_pairs+0x19dc>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54001540 // b.eq 0x1ca4 <k_mul_panels_pairs+0x1ca4>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000081 // b.ne 0x1a14 <k_mul_panels_pairs+0x1a14>
-	WORD $0xad400d42 // ldp q2, q3, [x10]
-	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
-	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540028c1 // b.ne 0x1f34 <k_mul_panels_pairs+0x1f34>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x540027aa // b.ge 0x1f18 <k_mul_panels_pairs+0x1f18>
-	WORD $0x17fff9cf // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000081 // b.ne 0x1a44 <k_mul_panels_pairs+0x1a44>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400004b // b.lt 0x1a44 <k_mul_panels_pairs+0x1a44>
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x1a58 <k_mul_panels_pairs+0x1a58>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54000041 // b.ne 0x1a5c <k_mul_panels_pairs+0x1a5c>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x5400034b // b.lt 0x1ad8 <k_mul_panels_pairs+0x1ad8>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc001c1 // ldr q1, [x14]
-	WORD $0x4ddfc922 // ld1r { v2.4s }, [x9], #4
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x6e42fc20 // bfdot v0.4s, v1.8h, v2.8h
-	WORD $0x4d40c921 // ld1r { v1.4s }, [x9]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0xad408dc2 // ldp q2, q3, [x14, #0x10]
-	WORD $0x6e41fc40 // bfdot v0.4s, v2.8h, v1.8h
-	WORD $0x4d40c921 // ld1r { v1.4s }, [x9]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0x3dc00dc2 // ldr q2, [x14, #0x30]
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x910101ce // add x14, x14, #0x40
-	WORD $0x6e41fc60 // bfdot v0.4s, v3.8h, v1.8h
-	WORD $0x4d40c921 // ld1r { v1.4s }, [x9]
-	WORD $0x6e41fc40 // bfdot v0.4s, v2.8h, v1.8h
-	WORD $0x54fffd68 // b.hi 0x1a80 <k_mul_panels_pairs+0x1a80>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400010b // b.lt 0x1afc <k_mul_panels_pairs+0x1afc>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0x3cc105c1 // ldr q1, [x14], #0x10
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x4ddfc982 // ld1r { v2.4s }, [x12], #4
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x6e42fc20 // bfdot v0.4s, v1.8h, v2.8h
-	WORD $0x54ffff68 // b.hi 0x1ae4 <k_mul_panels_pairs+0x1ae4>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540010e0 // b.eq 0x1d1c <k_mul_panels_pairs+0x1d1c>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54002721 // b.ne 0x1fec <k_mul_panels_pairs+0x1fec>
-	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x14000136 // b 0x1fe8 <k_mul_panels_pairs+0x1fe8>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000c1 // b.ne 0x1b34 <k_mul_panels_pairs+0x1b34>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400008b // b.lt 0x1b34 <k_mul_panels_pairs+0x1b34>
-	WORD $0xf98003a0 // prfm pldl1keep, [x29]
-	WORD $0xf9800ba0 // prfm pldl1keep, [x29, #0x10]
-	WORD $0xf98013a0 // prfm pldl1keep, [x29, #0x20]
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x54000080 // b.eq 0x1b48 <k_mul_panels_pairs+0x1b48>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100093f // cmp x9, #0x2
-	WORD $0x54000081 // b.ne 0x1b54 <k_mul_panels_pairs+0x1b54>
-	WORD $0xf9800140 // prfm pldl1keep, [x10]
-	WORD $0xf9800940 // prfm pldl1keep, [x10, #0x10]
-	WORD $0xf9801140 // prfm pldl1keep, [x10, #0x20]
-	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
-	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
-	WORD $0xf10012df // cmp x22, #0x4
-	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
-	WORD $0xaa1603f8 // mov x24, x22
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0x540004cb // b.lt 0x1c08 <k_mul_panels_pairs+0x1c08>
-	WORD $0xaa0803ec // mov x12, x8
-	WORD $0xaa1503ee // mov x14, x21
-	WORD $0xaa1603e6 // mov x6, x22
-	WORD $0xaa0c03e9 // mov x9, x12
-	WORD $0xf9800342 // prfm pldl2keep, [x26]
-	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
-	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xd10010d8 // sub x24, x6, #0x4
-	WORD $0x4ddfc926 // ld1r { v6.4s }, [x9], #4
-	WORD $0xf1001cdf // cmp x6, #0x7
-	WORD $0x8b1b035a // add x26, x26, x27
-	WORD $0xaa1803e6 // mov x6, x24
-	WORD $0x6e46fc62 // bfdot v2.4s, v3.8h, v6.8h
-	WORD $0x4d40c923 // ld1r { v3.4s }, [x9]
-	WORD $0x6e46fc81 // bfdot v1.4s, v4.8h, v6.8h
-	WORD $0x6e46fca0 // bfdot v0.4s, v5.8h, v6.8h
-	WORD $0xad4195c4 // ldp q4, q5, [x14, #0x30]
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x6e43fc82 // bfdot v2.4s, v4.8h, v3.8h
-	WORD $0xad4291c6 // ldp q6, q4, [x14, #0x50]
-	WORD $0x6e43fca1 // bfdot v1.4s, v5.8h, v3.8h
-	WORD $0x4d40c925 // ld1r { v5.4s }, [x9]
-	WORD $0x91003189 // add x9, x12, #0xc
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x6e43fcc0 // bfdot v0.4s, v6.8h, v3.8h
-	WORD $0xad4399c3 // ldp q3, q6, [x14, #0x70]
-	WORD $0x6e45fc82 // bfdot v2.4s, v4.8h, v5.8h
-	WORD $0x6e45fc61 // bfdot v1.4s, v3.8h, v5.8h
-	WORD $0x4d40c923 // ld1r { v3.4s }, [x9]
-	WORD $0x6e45fcc0 // bfdot v0.4s, v6.8h, v5.8h
-	WORD $0xad4495c4 // ldp q4, q5, [x14, #0x90]
-	WORD $0x3dc02dc6 // ldr q6, [x14, #0xb0]
-	WORD $0x910301ce // add x14, x14, #0xc0
-	WORD $0x6e43fc82 // bfdot v2.4s, v4.8h, v3.8h
-	WORD $0x6e43fca1 // bfdot v1.4s, v5.8h, v3.8h
-	WORD $0x6e43fcc0 // bfdot v0.4s, v6.8h, v3.8h
-	WORD $0x54fffbe8 // b.hi 0x1b80 <k_mul_panels_pairs+0x1b80>
-	WORD $0xf100071f // cmp x24, #0x1
-	WORD $0x5400018b // b.lt 0x1c3c <k_mul_panels_pairs+0x1c3c>
-	WORD $0x91000706 // add x6, x24, #0x1
-	WORD $0xad4011c3 // ldp q3, q4, [x14]
-	WORD $0xd10004c6 // sub x6, x6, #0x1
-	WORD $0x3dc009c5 // ldr q5, [x14, #0x20]
-	WORD $0x4ddfc986 // ld1r { v6.4s }, [x12], #4
-	WORD $0xf10004df // cmp x6, #0x1
-	WORD $0x9100c1ce // add x14, x14, #0x30
-	WORD $0x6e46fc62 // bfdot v2.4s, v3.8h, v6.8h
-	WORD $0x6e46fc81 // bfdot v1.4s, v4.8h, v6.8h
-	WORD $0x6e46fca0 // bfdot v0.4s, v5.8h, v6.8h
-	WORD $0x54fffee8 // b.hi 0x1c14 <k_mul_panels_pairs+0x1c14>
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x540007a0 // b.eq 0x1d34 <k_mul_panels_pairs+0x1d34>
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x540000c1 // b.ne 0x1c60 <k_mul_panels_pairs+0x1c60>
-	WORD $0xad401143 // ldp q3, q4, [x10]
-	WORD $0x3dc00945 // ldr q5, [x10, #0x20]
-	WORD $0x4e20d4a0 // fadd v0.4s, v5.4s, v0.4s
-	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540021e1 // b.ne 0x20a4 <k_mul_panels_pairs+0x20a4>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400206a // b.ge 0x207c <k_mul_panels_pairs+0x207c>
-	WORD $0x17fff93c // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400598b // b.lt 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x54000f2d // b.le 0x1e68 <k_mul_panels_pairs+0x1e68>
-	WORD $0x3dc003a4 // ldr q4, [x29]
-	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x140009b9 // b 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf94043ed // ldr x13, [sp, #0x80]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x54000e2b // b.lt 0x1d94 <k_mul_panels_pairs+0x1d94>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x54000f2d // b.le 0x1dbc <k_mul_panels_pairs+0x1dbc>
+	WORD $0x3dc00122 // ldr q2, [x9]
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x540033a9 // b.ls 0x2258 <k_mul_panels_pairs+0x2258>
+	WORD $0x3dc00523 // ldr q3, [x9, #0x10]
+	WORD $0x1400007d // b 0x1de0 <k_mul_panels_pairs+0x1de0>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540057cb // b.lt 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400120d // b.le 0x1e3c <k_mul_panels_pairs+0x1e3c>
+	WORD $0x3dc00124 // ldr q4, [x9]
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0x540058c0 // b.eq 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0x14000081 // b 0x1ea4 <k_mul_panels_pairs+0x1ea4>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x54000c8b // b.lt 0x1e38 <k_mul_panels_pairs+0x1e38>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400118d // b.le 0x1ee0 <k_mul_panels_pairs+0x1ee0>
-	WORD $0x3dc003a2 // ldr q2, [x29]
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x540031c9 // b.ls 0x22f4 <k_mul_panels_pairs+0x22f4>
-	WORD $0x3dc007a3 // ldr q3, [x29, #0x10]
-	WORD $0x14000090 // b 0x1f04 <k_mul_panels_pairs+0x1f04>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400a08b // b.lt 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400148d // b.le 0x1f64 <k_mul_panels_pairs+0x1f64>
-	WORD $0x3dc003b4 // ldr q20, [x29]
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
+	WORD $0x54005700 // b.eq 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x14000098 // b 0x1e78 <k_mul_panels_pairs+0x1e78>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54009feb // b.lt 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400146d // b.le 0x1eb4 <k_mul_panels_pairs+0x1eb4>
+	WORD $0x3dc00134 // ldr q20, [x9]
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010a8 // sub x8, x5, #0x4
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0x54003189 // b.ls 0x2318 <k_mul_panels_pairs+0x2318>
-	WORD $0x3dc007b4 // ldr q20, [x29, #0x10]
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0x54005fa9 // b.ls 0x28ec <k_mul_panels_pairs+0x28ec>
-	WORD $0x3dc00bb5 // ldr q21, [x29, #0x20]
+	WORD $0x54003209 // b.ls 0x227c <k_mul_panels_pairs+0x227c>
+	WORD $0x3dc00534 // ldr q20, [x9, #0x10]
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0xd10020ad // sub x13, x5, #0x8
+	WORD $0x54005f09 // b.ls 0x282c <k_mul_panels_pairs+0x282c>
+	WORD $0x3dc00935 // ldr q21, [x9, #0x20]
 	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0x52800030 // mov w16, #0x1 // =1
 	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
 	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540014e1 // b.ne 0x1fb0 <k_mul_panels_pairs+0x1fb0>
-	WORD $0x140004f1 // b 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400094b // b.lt 0x1e48 <k_mul_panels_pairs+0x1e48>
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x5400150b // b.lt 0x1fc8 <k_mul_panels_pairs+0x1fc8>
-	WORD $0x3dc003a1 // ldr q1, [x29]
-	WORD $0x140000ae // b 0x1fe8 <k_mul_panels_pairs+0x1fe8>
-	WORD $0xf100043f // cmp x1, #0x1
-	WORD $0x5400090b // b.lt 0x1e58 <k_mul_panels_pairs+0x1e58>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540017ed // b.le 0x203c <k_mul_panels_pairs+0x203c>
-	WORD $0x3dc003a3 // ldr q3, [x29]
-	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540014c1 // b.ne 0x1f00 <k_mul_panels_pairs+0x1f00>
+	WORD $0x140004ec // b 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0xf94043ed // ldr x13, [sp, #0x80]
+	WORD $0xf10005bf // cmp x13, #0x1
+	WORD $0x5400094b // b.lt 0x1da0 <k_mul_panels_pairs+0x1da0>
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x540014cb // b.lt 0x1f18 <k_mul_panels_pairs+0x1f18>
+	WORD $0x3dc00121 // ldr q1, [x9]
+	WORD $0x140000ac // b 0x1f38 <k_mul_panels_pairs+0x1f38>
+	WORD $0xf94043e8 // ldr x8, [sp, #0x80]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540008cb // b.lt 0x1dac <k_mul_panels_pairs+0x1dac>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400178d // b.le 0x1f8c <k_mul_panels_pairs+0x1f8c>
+	WORD $0x3dc00123 // ldr q3, [x9]
+	WORD $0xf1001cbf // cmp x5, #0x7
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0x54003509 // b.ls 0x23f0 <k_mul_panels_pairs+0x23f0>
-	WORD $0x3dc007a3 // ldr q3, [x29, #0x10]
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0x540063a9 // b.ls 0x29d0 <k_mul_panels_pairs+0x29d0>
-	WORD $0x3dc00ba4 // ldr q4, [x29, #0x20]
-	WORD $0x140000c1 // b 0x2068 <k_mul_panels_pairs+0x2068>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540065ab // b.lt 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x54001b4d // b.le 0x20dc <k_mul_panels_pairs+0x20dc>
-	WORD $0x3dc003b0 // ldr q16, [x29]
-	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0x54003549 // b.ls 0x2354 <k_mul_panels_pairs+0x2354>
+	WORD $0x3dc00523 // ldr q3, [x9, #0x10]
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x540062c9 // b.ls 0x2910 <k_mul_panels_pairs+0x2910>
+	WORD $0x3dc00924 // ldr q4, [x9, #0x20]
+	WORD $0x140000be // b 0x1fb8 <k_mul_panels_pairs+0x1fb8>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540064cb // b.lt 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x54001b8d // b.le 0x2040 <k_mul_panels_pairs+0x2040>
+	WORD $0x3dc00130 // ldr q16, [x9]
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0x540064e0 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0x140000e2 // b 0x2118 <k_mul_panels_pairs+0x2118>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400c2eb // b.lt 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540020ad // b.le 0x21b4 <k_mul_panels_pairs+0x21b4>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x1a9f97ec // cset w12, hi
-	WORD $0x54003329 // b.ls 0x2414 <k_mul_panels_pairs+0x2414>
-	WORD $0x3dc007b0 // ldr q16, [x29, #0x10]
-	WORD $0x140001a0 // b 0x2438 <k_mul_panels_pairs+0x2438>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5401006b // b.lt 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540021ad // b.le 0x21fc <k_mul_panels_pairs+0x21fc>
-	WORD $0x3dc003a8 // ldr q8, [x29]
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013ce // sub x14, x30, #0x4
+	WORD $0x54006400 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x140000e4 // b 0x207c <k_mul_panels_pairs+0x207c>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x5400c20b // b.lt 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540020ed // b.le 0x2118 <k_mul_panels_pairs+0x2118>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x1a9f97ed // cset w13, hi
+	WORD $0x54003369 // b.ls 0x2378 <k_mul_panels_pairs+0x2378>
+	WORD $0x3dc00530 // ldr q16, [x9, #0x10]
+	WORD $0x140001a2 // b 0x239c <k_mul_panels_pairs+0x239c>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x5400ff4b // b.lt 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540021ed // b.le 0x2160 <k_mul_panels_pairs+0x2160>
+	WORD $0x3dc00128 // ldr q8, [x9]
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010b5 // sub x21, x5, #0x4
 	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
-	WORD $0x54003b89 // b.ls 0x254c <k_mul_panels_pairs+0x254c>
-	WORD $0x3dc007a8 // ldr q8, [x29, #0x10]
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0xd10023da // sub x26, x30, #0x8
-	WORD $0x54006f29 // b.ls 0x2bd0 <k_mul_panels_pairs+0x2bd0>
-	WORD $0x3dc00ba9 // ldr q9, [x29, #0x20]
-	WORD $0x5280003b // mov w27, #0x1 // =1
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x54003bc9 // b.ls 0x24b0 <k_mul_panels_pairs+0x24b0>
+	WORD $0x3dc00528 // ldr q8, [x9, #0x10]
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0xd10020ad // sub x13, x5, #0x8
+	WORD $0x54006e49 // b.ls 0x2b10 <k_mul_panels_pairs+0x2b10>
+	WORD $0x3dc00929 // ldr q9, [x9, #0x20]
+	WORD $0x52800033 // mov w19, #0x1 // =1
+	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
 	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54002201 // b.ne 0x2248 <k_mul_panels_pairs+0x2248>
-	WORD $0x140007f0 // b 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54012aeb // b.lt 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400222d // b.le 0x2260 <k_mul_panels_pairs+0x2260>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013da // sub x26, x30, #0x4
-	WORD $0x1a9f97eb // cset w11, hi
-	WORD $0x54003fc9 // b.ls 0x2624 <k_mul_panels_pairs+0x2624>
-	WORD $0x3dc007b8 // ldr q24, [x29, #0x10]
-	WORD $0x14000205 // b 0x2648 <k_mul_panels_pairs+0x2648>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ff1920 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x1400003c // b 0x1f34 <k_mul_panels_pairs+0x1f34>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ff18a0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x1400006f // b 0x2010 <k_mul_panels_pairs+0x2010>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54ff1820 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000090 // b 0x20a4 <k_mul_panels_pairs+0x20a4>
-	WORD $0xbd4003a4 // ldr s4, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1e88 <k_mul_panels_pairs+0x1e88>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x1e88 <k_mul_panels_pairs+0x1e88>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d408124 // ld1 { v4.s }[2], [x9]
-	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540048e0 // b.eq 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0x5400470d // b.le 0x2780 <k_mul_panels_pairs+0x2780>
-	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
-	WORD $0x540047e0 // b.eq 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
-	WORD $0x54004720 // b.eq 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x3dc00164 // ldr q4, [x11]
-	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
-	WORD $0x14000234 // b 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xbd4003a2 // ldr s2, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1f00 <k_mul_panels_pairs+0x1f00>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d409122 // ld1 { v2.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x1f00 <k_mul_panels_pairs+0x1f00>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d408122 // ld1 { v2.s }[2], [x9]
-	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54002241 // b.ne 0x21ac <k_mul_panels_pairs+0x21ac>
+	WORD $0x140007e7 // b 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540129cb // b.lt 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400226d // b.le 0x21c4 <k_mul_panels_pairs+0x21c4>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0x1a9f97e8 // cset w8, hi
+	WORD $0x54004009 // b.ls 0x2588 <k_mul_panels_pairs+0x2588>
+	WORD $0x3dc00538 // ldr q24, [x9, #0x10]
+	WORD $0x14000207 // b 0x25ac <k_mul_panels_pairs+0x25ac>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff21e0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x1400001c // b 0x1e0c <k_mul_panels_pairs+0x1e0c>
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff2180 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x1400006e // b 0x1f60 <k_mul_panels_pairs+0x1f60>
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54ff2100 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000094 // b 0x2008 <k_mul_panels_pairs+0x2008>
+	WORD $0xbd400122 // ldr s2, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1ddc <k_mul_panels_pairs+0x1ddc>
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0x0d4091a2 // ld1 { v2.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x1ddc <k_mul_panels_pairs+0x1ddc>
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x4d4081a2 // ld1 { v2.s }[2], [x13]
+	WORD $0xbd401123 // ldr s3, [x9, #0x10]
 	WORD $0x4e21d441 // fadd v1.4s, v2.4s, v1.4s
 	WORD $0x4e20d460 // fadd v0.4s, v3.4s, v0.4s
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000101 // b.ne 0x1f34 <k_mul_panels_pairs+0x1f34>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400010d // b.le 0x1f3c <k_mul_panels_pairs+0x1f3c>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3d8003a1 // str q1, [x29]
-	WORD $0x54001c09 // b.ls 0x22a8 <k_mul_panels_pairs+0x22a8>
-	WORD $0x3d8007a0 // str q0, [x29, #0x10]
-	WORD $0x17fff88d // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xad000141 // stp q1, q0, [x10]
-	WORD $0x17fff88b // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003a1 // str s1, [x29]
-	WORD $0x540000cb // b.lt 0x1f5c <k_mul_panels_pairs+0x1f5c>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x1f5c <k_mul_panels_pairs+0x1f5c>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0xbd0013a0 // str s0, [x29, #0x10]
-	WORD $0x17fff881 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xbd4003b4 // ldr s20, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1f84 <k_mul_panels_pairs+0x1f84>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d409134 // ld1 { v20.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x1f84 <k_mul_panels_pairs+0x1f84>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d408134 // ld1 { v20.s }[2], [x9]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000101 // b.ne 0x1e0c <k_mul_panels_pairs+0x1e0c>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400010d // b.le 0x1e14 <k_mul_panels_pairs+0x1e14>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3d800121 // str q1, [x9]
+	WORD $0x54002069 // b.ls 0x220c <k_mul_panels_pairs+0x220c>
+	WORD $0x3d800520 // str q0, [x9, #0x10]
+	WORD $0x17fff8f3 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xad000181 // stp q1, q0, [x12]
+	WORD $0x17fff8f1 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x540000cb // b.lt 0x1e34 <k_mul_panels_pairs+0x1e34>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009101 // st1 { v1.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1e34 <k_mul_panels_pairs+0x1e34>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0xbd001120 // str s0, [x9, #0x10]
+	WORD $0x17fff8e7 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xbd400124 // ldr s4, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1e5c <k_mul_panels_pairs+0x1e5c>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409104 // ld1 { v4.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1e5c <k_mul_panels_pairs+0x1e5c>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x4e23d483 // fadd v3.4s, v4.4s, v3.4s
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54004440 // b.eq 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x5400426d // b.le 0x26c0 <k_mul_panels_pairs+0x26c0>
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
+	WORD $0x54004340 // b.eq 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
+	WORD $0x54004280 // b.eq 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00104 // ldr q4, [x8]
+	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
+	WORD $0x1400020f // b 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xbd400134 // ldr s20, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1ed4 <k_mul_panels_pairs+0x1ed4>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409114 // ld1 { v20.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1ed4 <k_mul_panels_pairs+0x1ed4>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
 	WORD $0x4e33d693 // fadd v19.4s, v20.4s, v19.4s
-	WORD $0xbd4013b4 // ldr s20, [x29, #0x10]
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0xbd4023b5 // ldr s21, [x29, #0x20]
+	WORD $0xbd401134 // ldr s20, [x9, #0x10]
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0xbd402135 // ldr s21, [x9, #0x20]
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x2a1f03e6 // mov w6, wzr
-	WORD $0xd10023cc // sub x12, x30, #0x8
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xd10020ad // sub x13, x5, #0x8
 	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
 	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54008980 // b.eq 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090bb8 // add x24, x29, x9, lsl #2
-	WORD $0x54001c4d // b.le 0x2344 <k_mul_panels_pairs+0x2344>
-	WORD $0x3dc00314 // ldr q20, [x24]
-	WORD $0x140000e8 // b 0x2364 <k_mul_panels_pairs+0x2364>
-	WORD $0xbd4003a1 // ldr s1, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x1fe8 <k_mul_panels_pairs+0x1fe8>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d409121 // ld1 { v1.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x1fe8 <k_mul_panels_pairs+0x1fe8>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d408121 // ld1 { v1.s }[2], [x9]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54008900 // b.eq 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0xf9403fe1 // ldr x1, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010921 // add x1, x9, x1, lsl #2
+	WORD $0x54001ced // b.le 0x22a8 <k_mul_panels_pairs+0x22a8>
+	WORD $0x3dc00034 // ldr q20, [x1]
+	WORD $0x140000ed // b 0x22c8 <k_mul_panels_pairs+0x22c8>
+	WORD $0xbd400121 // ldr s1, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1f38 <k_mul_panels_pairs+0x1f38>
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0x0d4091a1 // ld1 { v1.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x1f38 <k_mul_panels_pairs+0x1f38>
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x4d4081a1 // ld1 { v1.s }[2], [x13]
 	WORD $0x4e20d420 // fadd v0.4s, v1.4s, v0.4s
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540000e1 // b.ne 0x2010 <k_mul_panels_pairs+0x2010>
-	WORD $0xf100003f // cmp x1, #0x0
-	WORD $0x54ff0b4d // b.le 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf10013df // cmp x30, #0x4
-	WORD $0x540000ab // b.lt 0x2018 <k_mul_panels_pairs+0x2018>
-	WORD $0x3d8003a0 // str q0, [x29]
-	WORD $0x17fff856 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x3d800140 // str q0, [x10]
-	WORD $0x17fff854 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2034 <k_mul_panels_pairs+0x2034>
-	WORD $0x54000060 // b.eq 0x202c <k_mul_panels_pairs+0x202c>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0xbd0003a0 // str s0, [x29]
-	WORD $0x17fff84b // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xbd4003a3 // ldr s3, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x205c <k_mul_panels_pairs+0x205c>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d409123 // ld1 { v3.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x205c <k_mul_panels_pairs+0x205c>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d408123 // ld1 { v3.s }[2], [x9]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000101 // b.ne 0x1f60 <k_mul_panels_pairs+0x1f60>
+	WORD $0xf94043e8 // ldr x8, [sp, #0x80]
+	WORD $0xf100011f // cmp x8, #0x0
+	WORD $0x54ff144d // b.le 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10010bf // cmp x5, #0x4
+	WORD $0x540000ab // b.lt 0x1f68 <k_mul_panels_pairs+0x1f68>
+	WORD $0x3d800120 // str q0, [x9]
+	WORD $0x17fff89e // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x3d800180 // str q0, [x12]
+	WORD $0x17fff89c // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1f84 <k_mul_panels_pairs+0x1f84>
+	WORD $0x54000060 // b.eq 0x1f7c <k_mul_panels_pairs+0x1f7c>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0xbd000120 // str s0, [x9]
+	WORD $0x17fff893 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xbd400123 // ldr s3, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x1fac <k_mul_panels_pairs+0x1fac>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409103 // ld1 { v3.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x1fac <k_mul_panels_pairs+0x1fac>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408103 // ld1 { v3.s }[2], [x8]
 	WORD $0x4e22d462 // fadd v2.4s, v3.4s, v2.4s
-	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
-	WORD $0xbd4023a4 // ldr s4, [x29, #0x20]
+	WORD $0xbd401123 // ldr s3, [x9, #0x10]
+	WORD $0xbd402124 // ldr s4, [x9, #0x20]
 	WORD $0x4e21d461 // fadd v1.4s, v3.4s, v1.4s
 	WORD $0x4e20d480 // fadd v0.4s, v4.4s, v0.4s
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000161 // b.ne 0x20a4 <k_mul_panels_pairs+0x20a4>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400018d // b.le 0x20b0 <k_mul_panels_pairs+0x20b0>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3d8003a2 // str q2, [x29]
-	WORD $0x54001209 // b.ls 0x22cc <k_mul_panels_pairs+0x22cc>
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0x3d8007a1 // str q1, [x29, #0x10]
-	WORD $0x54003629 // b.ls 0x275c <k_mul_panels_pairs+0x275c>
-	WORD $0x3d800ba0 // str q0, [x29, #0x20]
-	WORD $0x17fff831 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xad000542 // stp q2, q1, [x10]
-	WORD $0x3d800940 // str q0, [x10, #0x20]
-	WORD $0x17fff82e // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003a2 // str s2, [x29]
-	WORD $0x540000cb // b.lt 0x20d0 <k_mul_panels_pairs+0x20d0>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x20d0 <k_mul_panels_pairs+0x20d0>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
-	WORD $0xbd0013a1 // str s1, [x29, #0x10]
-	WORD $0xbd0023a0 // str s0, [x29, #0x20]
-	WORD $0x17fff823 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xbd4003b0 // ldr s16, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x20fc <k_mul_panels_pairs+0x20fc>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x20fc <k_mul_panels_pairs+0x20fc>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000201 // b.ne 0x2008 <k_mul_panels_pairs+0x2008>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400022d // b.le 0x2014 <k_mul_panels_pairs+0x2014>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3d800122 // str q2, [x9]
+	WORD $0x540012a9 // b.ls 0x2230 <k_mul_panels_pairs+0x2230>
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0x3d800521 // str q1, [x9, #0x10]
+	WORD $0x54009768 // b.hi 0x32d4 <k_mul_panels_pairs+0x32d4>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002120 // str s0, [x9, #0x20]
+	WORD $0x54ff0f03 // b.lo 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54ff0ea0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x140004bd // b 0x32f8 <k_mul_panels_pairs+0x32f8>
+	WORD $0xad000582 // stp q2, q1, [x12]
+	WORD $0x3d800980 // str q0, [x12, #0x20]
+	WORD $0x17fff871 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x540000cb // b.lt 0x2034 <k_mul_panels_pairs+0x2034>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009102 // st1 { v2.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2034 <k_mul_panels_pairs+0x2034>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008102 // st1 { v2.s }[2], [x8]
+	WORD $0xbd001121 // str s1, [x9, #0x10]
+	WORD $0xbd002120 // str s0, [x9, #0x20]
+	WORD $0x17fff866 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xbd400130 // ldr s16, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2060 <k_mul_panels_pairs+0x2060>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2060 <k_mul_panels_pairs+0x2060>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540048e0 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0x5400470d // b.le 0x29f4 <k_mul_panels_pairs+0x29f4>
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540047c0 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x540045ed // b.le 0x2934 <k_mul_panels_pairs+0x2934>
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1000a9f // cmp x20, #0x2
 	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
-	WORD $0x540047e0 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0x540046c0 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1000e9f // cmp x20, #0x3
 	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0x54004720 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0x54004600 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf100129f // cmp x20, #0x4
 	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0x54004660 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0x54004540 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf100169f // cmp x20, #0x5
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
-	WORD $0x540045a0 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0x54004480 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1001a9f // cmp x20, #0x6
 	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0x540044e0 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x3dc00170 // ldr q16, [x11]
-	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0x540043c0 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
+	WORD $0xf1001e9f // cmp x20, #0x7
 	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x54004420 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x3dc00170 // ldr q16, [x11]
+	WORD $0x54004300 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x3dc00110 // ldr q16, [x8]
 	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
-	WORD $0x1400021c // b 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xbd4003b0 // ldr s16, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x21d4 <k_mul_panels_pairs+0x21d4>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x21d4 <k_mul_panels_pairs+0x21d4>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
-	WORD $0xbd4013b1 // ldr s17, [x29, #0x10]
+	WORD $0x14000213 // b 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xbd400130 // ldr s16, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2138 <k_mul_panels_pairs+0x2138>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2138 <k_mul_panels_pairs+0x2138>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0xbd401131 // ldr s17, [x9, #0x10]
 	WORD $0x4e27d607 // fadd v7.4s, v16.4s, v7.4s
-	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e26d626 // fadd v6.4s, v17.4s, v6.4s
-	WORD $0x5400a080 // b.eq 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x8b090ba6 // add x6, x29, x9, lsl #2
-	WORD $0x140000ac // b 0x24a8 <k_mul_panels_pairs+0x24a8>
-	WORD $0xbd4003a8 // ldr s8, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x221c <k_mul_panels_pairs+0x221c>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d409168 // ld1 { v8.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x221c <k_mul_panels_pairs+0x221c>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
+	WORD $0x54009f60 // b.eq 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b080930 // add x16, x9, x8, lsl #2
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x140000ac // b 0x240c <k_mul_panels_pairs+0x240c>
+	WORD $0xbd400128 // ldr s8, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2180 <k_mul_panels_pairs+0x2180>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409108 // ld1 { v8.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2180 <k_mul_panels_pairs+0x2180>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408108 // ld1 { v8.s }[2], [x8]
 	WORD $0x4e3fd51f // fadd v31.4s, v8.4s, v31.4s
-	WORD $0xbd4013a8 // ldr s8, [x29, #0x10]
-	WORD $0xd10013ce // sub x14, x30, #0x4
-	WORD $0xbd4023a9 // ldr s9, [x29, #0x20]
-	WORD $0x2a1f03fb // mov w27, wzr
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xd10023da // sub x26, x30, #0x8
+	WORD $0xbd401128 // ldr s8, [x9, #0x10]
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0xbd402129 // ldr s9, [x9, #0x20]
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x2a1f03f6 // mov w22, wzr
+	WORD $0xd10020ad // sub x13, x5, #0x8
 	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
 	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x5400dc40 // b.eq 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090bac // add x12, x29, x9, lsl #2
-	WORD $0x5400192d // b.le 0x2578 <k_mul_panels_pairs+0x2578>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x140000cf // b 0x2598 <k_mul_panels_pairs+0x2598>
-	WORD $0xbd4003b8 // ldr s24, [x29]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2280 <k_mul_panels_pairs+0x2280>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2280 <k_mul_panels_pairs+0x2280>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0xbd4013b9 // ldr s25, [x29, #0x10]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x5400dae0 // b.eq 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x5400192d // b.le 0x24dc <k_mul_panels_pairs+0x24dc>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x140000cf // b 0x24fc <k_mul_panels_pairs+0x24fc>
+	WORD $0xbd400138 // ldr s24, [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x21e4 <k_mul_panels_pairs+0x21e4>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x21e4 <k_mul_panels_pairs+0x21e4>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0xbd401139 // ldr s25, [x9, #0x10]
 	WORD $0x4e37d717 // fadd v23.4s, v24.4s, v23.4s
-	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e36d736 // fadd v22.4s, v25.4s, v22.4s
-	WORD $0x54010700 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xd10013da // sub x26, x30, #0x4
-	WORD $0x8b090bae // add x14, x29, x9, lsl #2
-	WORD $0x14000105 // b 0x26b8 <k_mul_panels_pairs+0x26b8>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013a0 // str s0, [x29, #0x10]
-	WORD $0x54fef5a3 // b.lo 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0x54fef540 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x17fff7a7 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013a1 // str s1, [x29, #0x10]
-	WORD $0x540000c3 // b.lo 0x22ec <k_mul_panels_pairs+0x22ec>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x22ec <k_mul_panels_pairs+0x22ec>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0xbd0023a0 // str s0, [x29, #0x20]
-	WORD $0x17fff79d // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54ffe043 // b.lo 0x1f04 <k_mul_panels_pairs+0x1f04>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0x0d409123 // ld1 { v3.s }[1], [x9]
-	WORD $0x54ffdfe0 // b.eq 0x1f04 <k_mul_panels_pairs+0x1f04>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x4d408123 // ld1 { v3.s }[2], [x9]
-	WORD $0x17fffefc // b 0x1f04 <k_mul_panels_pairs+0x1f04>
-	WORD $0xbd4013b4 // ldr s20, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54ffe383 // b.lo 0x1f90 <k_mul_panels_pairs+0x1f90>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409134 // ld1 { v20.s }[1], [x9]
-	WORD $0x54ffe300 // b.eq 0x1f90 <k_mul_panels_pairs+0x1f90>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x5280006b // mov w11, #0x3 // =3
-	WORD $0x4d408134 // ld1 { v20.s }[2], [x9]
-	WORD $0x17ffff14 // b 0x1f90 <k_mul_panels_pairs+0x1f90>
-	WORD $0xbd400314 // ldr s20, [x24]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2364 <k_mul_panels_pairs+0x2364>
-	WORD $0x91001309 // add x9, x24, #0x4
-	WORD $0x0d409134 // ld1 { v20.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2364 <k_mul_panels_pairs+0x2364>
-	WORD $0x91002309 // add x9, x24, #0x8
-	WORD $0x4d408134 // ld1 { v20.s }[2], [x9]
-	WORD $0x36000066 // tbz w6, #0x0, 0x2370 <k_mul_panels_pairs+0x2370>
-	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
-	WORD $0x1400000a // b 0x2394 <k_mul_panels_pairs+0x2394>
-	WORD $0xbd401315 // ldr s21, [x24, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x2394 <k_mul_panels_pairs+0x2394>
-	WORD $0x91005309 // add x9, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409135 // ld1 { v21.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2394 <k_mul_panels_pairs+0x2394>
-	WORD $0x91006309 // add x9, x24, #0x18
-	WORD $0x4d408135 // ld1 { v21.s }[2], [x9]
-	WORD $0x3600006e // tbz w14, #0x0, 0x23a0 <k_mul_panels_pairs+0x23a0>
-	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
-	WORD $0x1400000a // b 0x23c4 <k_mul_panels_pairs+0x23c4>
-	WORD $0xbd402316 // ldr s22, [x24, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x23c4 <k_mul_panels_pairs+0x23c4>
-	WORD $0x91009309 // add x9, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d409136 // ld1 { v22.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x23c4 <k_mul_panels_pairs+0x23c4>
-	WORD $0x9100a309 // add x9, x24, #0x28
-	WORD $0x4d408136 // ld1 { v22.s }[2], [x9]
+	WORD $0x540105a0 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xd10010b5 // sub x21, x5, #0x4
+	WORD $0x8b0d092e // add x14, x9, x13, lsl #2
+	WORD $0x14000105 // b 0x261c <k_mul_panels_pairs+0x261c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001120 // str s0, [x9, #0x10]
+	WORD $0x54fefe03 // b.lo 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54fefda0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x17fff7ea // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001121 // str s1, [x9, #0x10]
+	WORD $0x540000c3 // b.lo 0x2250 <k_mul_panels_pairs+0x2250>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0x0d009101 // st1 { v1.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2250 <k_mul_panels_pairs+0x2250>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0xbd002120 // str s0, [x9, #0x20]
+	WORD $0x17fff7e0 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xbd401123 // ldr s3, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54ffdc03 // b.lo 0x1de0 <k_mul_panels_pairs+0x1de0>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0x0d4091a3 // ld1 { v3.s }[1], [x13]
+	WORD $0x54ffdba0 // b.eq 0x1de0 <k_mul_panels_pairs+0x1de0>
+	WORD $0x9100612d // add x13, x9, #0x18
+	WORD $0x4d4081a3 // ld1 { v3.s }[2], [x13]
+	WORD $0x17fffeda // b 0x1de0 <k_mul_panels_pairs+0x1de0>
+	WORD $0xbd401134 // ldr s20, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54ffe2e3 // b.lo 0x1ee0 <k_mul_panels_pairs+0x1ee0>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b4 // ld1 { v20.s }[1], [x13]
+	WORD $0x54ffe260 // b.eq 0x1ee0 <k_mul_panels_pairs+0x1ee0>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d408114 // ld1 { v20.s }[2], [x8]
+	WORD $0x52800068 // mov w8, #0x3 // =3
+	WORD $0x17ffff0f // b 0x1ee0 <k_mul_panels_pairs+0x1ee0>
+	WORD $0xbd400034 // ldr s20, [x1]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x22c8 <k_mul_panels_pairs+0x22c8>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d409094 // ld1 { v20.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x22c8 <k_mul_panels_pairs+0x22c8>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d408094 // ld1 { v20.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x22d4 <k_mul_panels_pairs+0x22d4>
+	WORD $0x3dc00435 // ldr q21, [x1, #0x10]
+	WORD $0x1400000a // b 0x22f8 <k_mul_panels_pairs+0x22f8>
+	WORD $0xbd401035 // ldr s21, [x1, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x22f8 <k_mul_panels_pairs+0x22f8>
+	WORD $0x91005024 // add x4, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409095 // ld1 { v21.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x22f8 <k_mul_panels_pairs+0x22f8>
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x4d408095 // ld1 { v21.s }[2], [x4]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2304 <k_mul_panels_pairs+0x2304>
+	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
+	WORD $0x1400000a // b 0x2328 <k_mul_panels_pairs+0x2328>
+	WORD $0xbd402036 // ldr s22, [x1, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x2328 <k_mul_panels_pairs+0x2328>
+	WORD $0x91009024 // add x4, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409096 // ld1 { v22.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2328 <k_mul_panels_pairs+0x2328>
+	WORD $0x9100a021 // add x1, x1, #0x28
+	WORD $0x4d408036 // ld1 { v22.s }[2], [x1]
 	WORD $0x4e30d690 // fadd v16.4s, v20.4s, v16.4s
 	WORD $0x4e27d6a7 // fadd v7.4s, v21.4s, v7.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf1000a9f // cmp x20, #0x2
 	WORD $0x4e26d6c6 // fadd v6.4s, v22.4s, v6.4s
-	WORD $0x54006840 // b.eq 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903b8 // add x24, x29, x9
-	WORD $0x54002a0d // b.le 0x2924 <k_mul_panels_pairs+0x2924>
-	WORD $0x3dc00314 // ldr q20, [x24]
-	WORD $0x14000156 // b 0x2944 <k_mul_panels_pairs+0x2944>
-	WORD $0xbd4013a3 // ldr s3, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54ffe363 // b.lo 0x2064 <k_mul_panels_pairs+0x2064>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0x0d409123 // ld1 { v3.s }[1], [x9]
-	WORD $0x54ffe300 // b.eq 0x2064 <k_mul_panels_pairs+0x2064>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x4d408123 // ld1 { v3.s }[2], [x9]
-	WORD $0x17ffff15 // b 0x2064 <k_mul_panels_pairs+0x2064>
-	WORD $0xbd4013b0 // ldr s16, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2438 <k_mul_panels_pairs+0x2438>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2438 <k_mul_panels_pairs+0x2438>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
-	WORD $0x3dc003b1 // ldr q17, [x29]
+	WORD $0x54006720 // b.eq 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0xf94037e1 // ldr x1, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010121 // add x1, x9, x1
+	WORD $0x540028ed // b.le 0x2864 <k_mul_panels_pairs+0x2864>
+	WORD $0x3dc00034 // ldr q20, [x1]
+	WORD $0x1400014d // b 0x2884 <k_mul_panels_pairs+0x2884>
+	WORD $0xbd401123 // ldr s3, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54ffe2c3 // b.lo 0x1fb4 <k_mul_panels_pairs+0x1fb4>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0x0d409103 // ld1 { v3.s }[1], [x8]
+	WORD $0x54ffe260 // b.eq 0x1fb4 <k_mul_panels_pairs+0x1fb4>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d408103 // ld1 { v3.s }[2], [x8]
+	WORD $0x17ffff10 // b 0x1fb4 <k_mul_panels_pairs+0x1fb4>
+	WORD $0xbd401130 // ldr s16, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x239c <k_mul_panels_pairs+0x239c>
+	WORD $0x9100512e // add x14, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091d0 // ld1 { v16.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x239c <k_mul_panels_pairs+0x239c>
+	WORD $0x9100612e // add x14, x9, #0x18
+	WORD $0x4d4081d0 // ld1 { v16.s }[2], [x14]
+	WORD $0x3dc00131 // ldr q17, [x9]
 	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
-	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e27d627 // fadd v7.4s, v17.4s, v7.4s
-	WORD $0x54008d60 // b.eq 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090ba6 // add x6, x29, x9, lsl #2
-	WORD $0x5400028d // b.le 0x24a8 <k_mul_panels_pairs+0x24a8>
-	WORD $0xaa0603ee // mov x14, x6
-	WORD $0xf1001fdf // cmp x30, #0x7
+	WORD $0x54008c40 // b.eq 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e0930 // add x16, x9, x14, lsl #2
+	WORD $0x5400028d // b.le 0x240c <k_mul_panels_pairs+0x240c>
+	WORD $0xaa1003ee // mov x14, x16
+	WORD $0xf1001cbf // cmp x5, #0x7
 	WORD $0x3cc105d0 // ldr q16, [x14], #0x10
 	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0x540003a8 // b.hi 0x24e0 <k_mul_panels_pairs+0x24e0>
+	WORD $0x540003a8 // b.hi 0x2444 <k_mul_panels_pairs+0x2444>
 	WORD $0xbd4001d0 // ldr s16, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2494 <k_mul_panels_pairs+0x2494>
-	WORD $0x910050c9 // add x9, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2494 <k_mul_panels_pairs+0x2494>
-	WORD $0x910060c9 // add x9, x6, #0x18
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
-	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x23f8 <k_mul_panels_pairs+0x23f8>
+	WORD $0x9100520d // add x13, x16, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x23f8 <k_mul_panels_pairs+0x23f8>
+	WORD $0x9100620d // add x13, x16, #0x18
+	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
+	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54008aa0 // b.eq 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0x14000014 // b 0x24f4 <k_mul_panels_pairs+0x24f4>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000eb // b.lt 0x24cc <k_mul_panels_pairs+0x24cc>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b090bae // add x14, x29, x9, lsl #2
-	WORD $0x910011c9 // add x9, x14, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54003f61 // b.ne 0x2cb4 <k_mul_panels_pairs+0x2cb4>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54008980 // b.eq 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0x14000014 // b 0x2458 <k_mul_panels_pairs+0x2458>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000eb // b.lt 0x2430 <k_mul_panels_pairs+0x2430>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
+	WORD $0x54003e41 // b.ne 0x2bf4 <k_mul_panels_pairs+0x2bf4>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
 	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0x8b090ba9 // add x9, x29, x9, lsl #2
-	WORD $0x9100412e // add x14, x9, #0x10
-	WORD $0x36003f6c // tbz w12, #0x0, 0x2cc8 <k_mul_panels_pairs+0x2cc8>
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x36003e4d // tbz w13, #0x0, 0x2c08 <k_mul_panels_pairs+0x2c08>
 	WORD $0x3dc001d0 // ldr q16, [x14]
-	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0x5280002d // mov w13, #0x1 // =1
 	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54008820 // b.eq 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ae // add x14, x29, x9
-	WORD $0x54003f2d // b.le 0x2ce4 <k_mul_panels_pairs+0x2ce4>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0x3cc104d0 // ldr q16, [x6], #0x10
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54008700 // b.eq 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xf94037ee // ldr x14, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x54003e0d // b.le 0x2c24 <k_mul_panels_pairs+0x2c24>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3cc10610 // ldr q16, [x16], #0x10
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
-	WORD $0x3700400c // tbnz w12, #0x0, 0x2d10 <k_mul_panels_pairs+0x2d10>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2538 <k_mul_panels_pairs+0x2538>
-	WORD $0x910051c9 // add x9, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2538 <k_mul_panels_pairs+0x2538>
-	WORD $0x910061c9 // add x9, x14, #0x18
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
-	WORD $0x2a1f03ec // mov w12, wzr
+	WORD $0x37003eed // tbnz w13, #0x0, 0x2c50 <k_mul_panels_pairs+0x2c50>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x249c <k_mul_panels_pairs+0x249c>
+	WORD $0x910051cd // add x13, x14, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x249c <k_mul_panels_pairs+0x249c>
+	WORD $0x910061cd // add x13, x14, #0x18
+	WORD $0x4d4081b0 // ld1 { v16.s }[2], [x13]
+	WORD $0x2a1f03ed // mov w13, wzr
 	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54003f01 // b.ne 0x2d24 <k_mul_panels_pairs+0x2d24>
-	WORD $0x1400042b // b 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xbd4013a8 // ldr s8, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54ffe6a3 // b.lo 0x2228 <k_mul_panels_pairs+0x2228>
-	WORD $0x910053ab // add x11, x29, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409168 // ld1 { v8.s }[1], [x11]
-	WORD $0x54ffe620 // b.eq 0x2228 <k_mul_panels_pairs+0x2228>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x5280006e // mov w14, #0x3 // =3
-	WORD $0x4d408168 // ld1 { v8.s }[2], [x11]
-	WORD $0x17ffff2d // b 0x2228 <k_mul_panels_pairs+0x2228>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2598 <k_mul_panels_pairs+0x2598>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2598 <k_mul_panels_pairs+0x2598>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x25a4 <k_mul_panels_pairs+0x25a4>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x25c8 <k_mul_panels_pairs+0x25c8>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x25c8 <k_mul_panels_pairs+0x25c8>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x25c8 <k_mul_panels_pairs+0x25c8>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x25d4 <k_mul_panels_pairs+0x25d4>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x25f8 <k_mul_panels_pairs+0x25f8>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x25f8 <k_mul_panels_pairs+0x25f8>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x25f8 <k_mul_panels_pairs+0x25f8>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54003de1 // b.ne 0x2c64 <k_mul_panels_pairs+0x2c64>
+	WORD $0x14000422 // b 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xbd401128 // ldr s8, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54ffe6a3 // b.lo 0x218c <k_mul_panels_pairs+0x218c>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409108 // ld1 { v8.s }[1], [x8]
+	WORD $0x54ffe620 // b.eq 0x218c <k_mul_panels_pairs+0x218c>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x52800075 // mov w21, #0x3 // =3
+	WORD $0x4d408108 // ld1 { v8.s }[2], [x8]
+	WORD $0x17ffff2d // b 0x218c <k_mul_panels_pairs+0x218c>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x24fc <k_mul_panels_pairs+0x24fc>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x24fc <k_mul_panels_pairs+0x24fc>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x36000076 // tbz w22, #0x0, 0x2508 <k_mul_panels_pairs+0x2508>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x252c <k_mul_panels_pairs+0x252c>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x252c <k_mul_panels_pairs+0x252c>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x252c <k_mul_panels_pairs+0x252c>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000073 // tbz w19, #0x0, 0x2538 <k_mul_panels_pairs+0x2538>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x255c <k_mul_panels_pairs+0x255c>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x255c <k_mul_panels_pairs+0x255c>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x255c <k_mul_panels_pairs+0x255c>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
 	WORD $0x4e3cd51c // fadd v28.4s, v8.4s, v28.4s
 	WORD $0x4e3bd53b // fadd v27.4s, v9.4s, v27.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf1000a9f // cmp x20, #0x2
 	WORD $0x4e3ad55a // fadd v26.4s, v10.4s, v26.4s
-	WORD $0x5400be20 // b.eq 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x54002f8d // b.le 0x2c08 <k_mul_panels_pairs+0x2c08>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x14000182 // b 0x2c28 <k_mul_panels_pairs+0x2c28>
-	WORD $0xbd4013b8 // ldr s24, [x29, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2648 <k_mul_panels_pairs+0x2648>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2648 <k_mul_panels_pairs+0x2648>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0x3dc003b9 // ldr q25, [x29]
+	WORD $0x5400bcc0 // b.eq 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54002e6d // b.le 0x2b48 <k_mul_panels_pairs+0x2b48>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x14000179 // b 0x2b68 <k_mul_panels_pairs+0x2b68>
+	WORD $0xbd401138 // ldr s24, [x9, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x25ac <k_mul_panels_pairs+0x25ac>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091b8 // ld1 { v24.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x25ac <k_mul_panels_pairs+0x25ac>
+	WORD $0x9100612d // add x13, x9, #0x18
+	WORD $0x4d4081b8 // ld1 { v24.s }[2], [x13]
+	WORD $0x3dc00139 // ldr q25, [x9]
 	WORD $0x4e36d716 // fadd v22.4s, v24.4s, v22.4s
-	WORD $0xf100061f // cmp x16, #0x1
+	WORD $0xf100069f // cmp x20, #0x1
 	WORD $0x4e37d737 // fadd v23.4s, v25.4s, v23.4s
-	WORD $0x5400e8c0 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090bae // add x14, x29, x9, lsl #2
-	WORD $0x5400028d // b.le 0x26b8 <k_mul_panels_pairs+0x26b8>
-	WORD $0xaa0e03ec // mov x12, x14
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3cc10598 // ldr q24, [x12], #0x10
+	WORD $0x5400e760 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d092e // add x14, x9, x13, lsl #2
+	WORD $0x5400028d // b.le 0x261c <k_mul_panels_pairs+0x261c>
+	WORD $0xaa0e03ed // mov x13, x14
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3cc105b8 // ldr q24, [x13], #0x10
 	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
-	WORD $0x540003a8 // b.hi 0x26f0 <k_mul_panels_pairs+0x26f0>
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x26a4 <k_mul_panels_pairs+0x26a4>
-	WORD $0x910051c9 // add x9, x14, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x26a4 <k_mul_panels_pairs+0x26a4>
-	WORD $0x910061c9 // add x9, x14, #0x18
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0x540003a8 // b.hi 0x2654 <k_mul_panels_pairs+0x2654>
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x2608 <k_mul_panels_pairs+0x2608>
+	WORD $0x910051c8 // add x8, x14, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2608 <k_mul_panels_pairs+0x2608>
+	WORD $0x910061c8 // add x8, x14, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400e600 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0x14000014 // b 0x2704 <k_mul_panels_pairs+0x2704>
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x5400e4a0 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0x14000014 // b 0x2668 <k_mul_panels_pairs+0x2668>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000eb // b.lt 0x26dc <k_mul_panels_pairs+0x26dc>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b090bac // add x12, x29, x9, lsl #2
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x540034a1 // b.ne 0x2d6c <k_mul_panels_pairs+0x2d6c>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000eb // b.lt 0x2640 <k_mul_panels_pairs+0x2640>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54003381 // b.ne 0x2cac <k_mul_panels_pairs+0x2cac>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
 	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
-	WORD $0x8b090ba9 // add x9, x29, x9, lsl #2
-	WORD $0x9100412c // add x12, x9, #0x10
-	WORD $0x360034ab // tbz w11, #0x0, 0x2d80 <k_mul_panels_pairs+0x2d80>
-	WORD $0x3dc00198 // ldr q24, [x12]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x8b0d092d // add x13, x9, x13, lsl #2
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x36003388 // tbz w8, #0x0, 0x2cc0 <k_mul_panels_pairs+0x2cc0>
+	WORD $0x3dc001b8 // ldr q24, [x13]
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x5400e380 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x5400346d // b.le 0x2d9c <k_mul_panels_pairs+0x2d9c>
-	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x5400e220 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf94037ed // ldr x13, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x5400334d // b.le 0x2cdc <k_mul_panels_pairs+0x2cdc>
+	WORD $0xaa0d03ee // mov x14, x13
 	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
 	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
-	WORD $0x3700354b // tbnz w11, #0x0, 0x2dc8 <k_mul_panels_pairs+0x2dc8>
+	WORD $0x37003428 // tbnz w8, #0x0, 0x2d08 <k_mul_panels_pairs+0x2d08>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2748 <k_mul_panels_pairs+0x2748>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2748 <k_mul_panels_pairs+0x2748>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x26ac <k_mul_panels_pairs+0x26ac>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x26ac <k_mul_panels_pairs+0x26ac>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54003441 // b.ne 0x2ddc <k_mul_panels_pairs+0x2ddc>
-	WORD $0x14000706 // b 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0023a0 // str s0, [x29, #0x20]
-	WORD $0x54fed003 // b.lo 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x910093a9 // add x9, x29, #0x24
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0x54fecfa0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x9100a3a9 // add x9, x29, #0x28
-	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x17fff67a // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xbd400164 // ldr s4, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x27a0 <k_mul_panels_pairs+0x27a0>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x27a0 <k_mul_panels_pairs+0x27a0>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408124 // ld1 { v4.s }[2], [x9]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54003321 // b.ne 0x2d1c <k_mul_panels_pairs+0x2d1c>
+	WORD $0x140006fb // b 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xbd400104 // ldr s4, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x26e0 <k_mul_panels_pairs+0x26e0>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x26e0 <k_mul_panels_pairs+0x26e0>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
 	WORD $0x4e22d482 // fadd v2.4s, v4.4s, v2.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x540041c1 // b.ne 0x2fe0 <k_mul_panels_pairs+0x2fe0>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x540002c1 // b.ne 0x280c <k_mul_panels_pairs+0x280c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fecd4b // b.lt 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540002ad // b.le 0x2818 <k_mul_panels_pairs+0x2818>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x3d8003a3 // str q3, [x29]
-	WORD $0x54fecca0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x3ca96ba2 // str q2, [x29, x9]
-	WORD $0x54fecc20 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3ca96ba1 // str q1, [x29, x9]
-	WORD $0x54fecba0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x5400064d // b.le 0x28c8 <k_mul_panels_pairs+0x28c8>
-	WORD $0x3d800160 // str q0, [x11]
-	WORD $0x17fff657 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xad000943 // stp q3, q2, [x10]
-	WORD $0xad010141 // stp q1, q0, [x10, #0x20]
-	WORD $0x17fff654 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400028b // b.lt 0x286c <k_mul_panels_pairs+0x286c>
-	WORD $0x54000060 // b.eq 0x282c <k_mul_panels_pairs+0x282c>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xfd0003a3 // str d3, [x29]
-	WORD $0x54fec980 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0x540001eb // b.lt 0x2880 <k_mul_panels_pairs+0x2880>
-	WORD $0x54000060 // b.eq 0x2854 <k_mul_panels_pairs+0x2854>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xfd000162 // str d2, [x11]
-	WORD $0x54fec840 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x1400000d // b 0x289c <k_mul_panels_pairs+0x289c>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xbd0003a3 // str s3, [x29]
-	WORD $0x54fec780 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x54fec6e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x540000eb // b.lt 0x28b4 <k_mul_panels_pairs+0x28b4>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54000060 // b.eq 0x28ac <k_mul_panels_pairs+0x28ac>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0xbd000161 // str s1, [x11]
-	WORD $0x54fec540 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x28e4 <k_mul_panels_pairs+0x28e4>
-	WORD $0x54000060 // b.eq 0x28dc <k_mul_panels_pairs+0x28dc>
-	WORD $0x91002169 // add x9, x11, #0x8
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x540041c1 // b.ne 0x2f20 <k_mul_panels_pairs+0x2f20>
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x540002c1 // b.ne 0x274c <k_mul_panels_pairs+0x274c>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fed6cb // b.lt 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540002ad // b.le 0x2758 <k_mul_panels_pairs+0x2758>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x3d800123 // str q3, [x9]
+	WORD $0x54fed620 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x3ca86922 // str q2, [x9, x8]
+	WORD $0x54fed5a0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x3ca86921 // str q1, [x9, x8]
+	WORD $0x54fed520 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400064d // b.le 0x2808 <k_mul_panels_pairs+0x2808>
+	WORD $0x3d800100 // str q0, [x8]
+	WORD $0x17fff6a3 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xad000983 // stp q3, q2, [x12]
+	WORD $0xad010181 // stp q1, q0, [x12, #0x20]
+	WORD $0x17fff6a0 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x5400028b // b.lt 0x27ac <k_mul_panels_pairs+0x27ac>
+	WORD $0x54000060 // b.eq 0x276c <k_mul_panels_pairs+0x276c>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xfd000123 // str d3, [x9]
+	WORD $0x54fed300 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x540001eb // b.lt 0x27c0 <k_mul_panels_pairs+0x27c0>
+	WORD $0x54000060 // b.eq 0x2794 <k_mul_panels_pairs+0x2794>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xfd000102 // str d2, [x8]
+	WORD $0x54fed1c0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x1400000d // b 0x27dc <k_mul_panels_pairs+0x27dc>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xbd000123 // str s3, [x9]
+	WORD $0x54fed100 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xbd000102 // str s2, [x8]
+	WORD $0x54fed060 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540000eb // b.lt 0x27f4 <k_mul_panels_pairs+0x27f4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54000060 // b.eq 0x27ec <k_mul_panels_pairs+0x27ec>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0xbd000101 // str s1, [x8]
+	WORD $0x54fecec0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2824 <k_mul_panels_pairs+0x2824>
+	WORD $0x54000060 // b.eq 0x281c <k_mul_panels_pairs+0x281c>
+	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x91001169 // add x9, x11, #0x4
+	WORD $0x91001109 // add x9, x8, #0x4
 	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0x17fff61f // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xbd4023b5 // ldr s21, [x29, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000a3 // b.lo 0x2908 <k_mul_panels_pairs+0x2908>
-	WORD $0x910093a9 // add x9, x29, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d409135 // ld1 { v21.s }[1], [x9]
-	WORD $0x54008161 // b.ne 0x3930 <k_mul_panels_pairs+0x3930>
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x17fff66b // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xbd402135 // ldr s21, [x9, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000a3 // b.lo 0x2848 <k_mul_panels_pairs+0x2848>
+	WORD $0x9100912e // add x14, x9, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091d5 // ld1 { v21.s }[1], [x14]
+	WORD $0x54008121 // b.ne 0x3868 <k_mul_panels_pairs+0x3868>
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0x52800030 // mov w16, #0x1 // =1
 	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
 	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54ffb4a1 // b.ne 0x1fb0 <k_mul_panels_pairs+0x1fb0>
-	WORD $0x140001ef // b 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0xbd400314 // ldr s20, [x24]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2944 <k_mul_panels_pairs+0x2944>
-	WORD $0x91001309 // add x9, x24, #0x4
-	WORD $0x0d409134 // ld1 { v20.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2944 <k_mul_panels_pairs+0x2944>
-	WORD $0x91002309 // add x9, x24, #0x8
-	WORD $0x4d408134 // ld1 { v20.s }[2], [x9]
-	WORD $0x36000066 // tbz w6, #0x0, 0x2950 <k_mul_panels_pairs+0x2950>
-	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
-	WORD $0x1400000a // b 0x2974 <k_mul_panels_pairs+0x2974>
-	WORD $0xbd401315 // ldr s21, [x24, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x2974 <k_mul_panels_pairs+0x2974>
-	WORD $0x91005309 // add x9, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409135 // ld1 { v21.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2974 <k_mul_panels_pairs+0x2974>
-	WORD $0x91006309 // add x9, x24, #0x18
-	WORD $0x4d408135 // ld1 { v21.s }[2], [x9]
-	WORD $0x3600006e // tbz w14, #0x0, 0x2980 <k_mul_panels_pairs+0x2980>
-	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
-	WORD $0x1400000a // b 0x29a4 <k_mul_panels_pairs+0x29a4>
-	WORD $0xbd402316 // ldr s22, [x24, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x29a4 <k_mul_panels_pairs+0x29a4>
-	WORD $0x91009309 // add x9, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d409136 // ld1 { v22.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x29a4 <k_mul_panels_pairs+0x29a4>
-	WORD $0x9100a309 // add x9, x24, #0x28
-	WORD $0x4d408136 // ld1 { v22.s }[2], [x9]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54ffb521 // b.ne 0x1f00 <k_mul_panels_pairs+0x1f00>
+	WORD $0x140001ef // b 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0xbd400034 // ldr s20, [x1]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2884 <k_mul_panels_pairs+0x2884>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d409094 // ld1 { v20.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2884 <k_mul_panels_pairs+0x2884>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d408094 // ld1 { v20.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x2890 <k_mul_panels_pairs+0x2890>
+	WORD $0x3dc00435 // ldr q21, [x1, #0x10]
+	WORD $0x1400000a // b 0x28b4 <k_mul_panels_pairs+0x28b4>
+	WORD $0xbd401035 // ldr s21, [x1, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x28b4 <k_mul_panels_pairs+0x28b4>
+	WORD $0x91005024 // add x4, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409095 // ld1 { v21.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x28b4 <k_mul_panels_pairs+0x28b4>
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x4d408095 // ld1 { v21.s }[2], [x4]
+	WORD $0x3600006e // tbz w14, #0x0, 0x28c0 <k_mul_panels_pairs+0x28c0>
+	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
+	WORD $0x1400000a // b 0x28e4 <k_mul_panels_pairs+0x28e4>
+	WORD $0xbd402036 // ldr s22, [x1, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x28e4 <k_mul_panels_pairs+0x28e4>
+	WORD $0x91009024 // add x4, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409096 // ld1 { v22.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x28e4 <k_mul_panels_pairs+0x28e4>
+	WORD $0x9100a021 // add x1, x1, #0x28
+	WORD $0x4d408036 // ld1 { v22.s }[2], [x1]
 	WORD $0x4e25d685 // fadd v5.4s, v20.4s, v5.4s
 	WORD $0x4e24d6a4 // fadd v4.4s, v21.4s, v4.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0xf1000e9f // cmp x20, #0x3
 	WORD $0x4e23d6c3 // fadd v3.4s, v22.4s, v3.4s
-	WORD $0x54003940 // b.eq 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903b8 // add x24, x29, x9
-	WORD $0x5400346d // b.le 0x3050 <k_mul_panels_pairs+0x3050>
-	WORD $0x3dc00314 // ldr q20, [x24]
-	WORD $0x140001a9 // b 0x3070 <k_mul_panels_pairs+0x3070>
-	WORD $0xbd4023a4 // ldr s4, [x29, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x54ffb483 // b.lo 0x2068 <k_mul_panels_pairs+0x2068>
-	WORD $0x910093a9 // add x9, x29, #0x24
-	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54ffb420 // b.eq 0x2068 <k_mul_panels_pairs+0x2068>
-	WORD $0x9100a3a9 // add x9, x29, #0x28
-	WORD $0x4d408124 // ld1 { v4.s }[2], [x9]
-	WORD $0x17fffd9e // b 0x2068 <k_mul_panels_pairs+0x2068>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2a14 <k_mul_panels_pairs+0x2a14>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2a14 <k_mul_panels_pairs+0x2a14>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0x54003940 // b.eq 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0xf9402be1 // ldr x1, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010121 // add x1, x9, x1
+	WORD $0x5400346d // b.le 0x2f90 <k_mul_panels_pairs+0x2f90>
+	WORD $0x3dc00034 // ldr q20, [x1]
+	WORD $0x140001a9 // b 0x2fb0 <k_mul_panels_pairs+0x2fb0>
+	WORD $0xbd402124 // ldr s4, [x9, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x54ffb503 // b.lo 0x1fb8 <k_mul_panels_pairs+0x1fb8>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0x0d409104 // ld1 { v4.s }[1], [x8]
+	WORD $0x54ffb4a0 // b.eq 0x1fb8 <k_mul_panels_pairs+0x1fb8>
+	WORD $0x9100a128 // add x8, x9, #0x28
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x17fffda2 // b 0x1fb8 <k_mul_panels_pairs+0x1fb8>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2954 <k_mul_panels_pairs+0x2954>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2954 <k_mul_panels_pairs+0x2954>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e26d606 // fadd v6.4s, v16.4s, v6.4s
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54004d41 // b.ne 0x33c4 <k_mul_panels_pairs+0x33c4>
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54feb961 // b.ne 0x154 <k_mul_panels_pairs+0x154>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54feb9ab // b.lt 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540004ad // b.le 0x2acc <k_mul_panels_pairs+0x2acc>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x3d8003a7 // str q7, [x29]
-	WORD $0x54feb900 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94013e9 // ldr x9, [sp, #0x20]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x3ca96ba6 // str q6, [x29, x9]
-	WORD $0x54feb880 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x3ca96ba5 // str q5, [x29, x9]
-	WORD $0x54feb800 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x5400084d // b.le 0x2b7c <k_mul_panels_pairs+0x2b7c>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x3d800164 // str q4, [x11]
-	WORD $0x54feb720 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x3ca97ba3 // str q3, [x29, x9, lsl #4]
-	WORD $0x54feb6a0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x3ca96ba2 // str q2, [x29, x9]
-	WORD $0x54feb620 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x5400272d // b.le 0x2f94 <k_mul_panels_pairs+0x2f94>
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x3d800161 // str q1, [x11]
-	WORD $0x54feb540 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x3ca96ba0 // str q0, [x29, x9]
-	WORD $0x17fff5a7 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x5400028b // b.lt 0x2b20 <k_mul_panels_pairs+0x2b20>
-	WORD $0x54000060 // b.eq 0x2ae0 <k_mul_panels_pairs+0x2ae0>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d008127 // st1 { v7.s }[2], [x9]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xfd0003a7 // str d7, [x29]
-	WORD $0x54feb3e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0x540001eb // b.lt 0x2b34 <k_mul_panels_pairs+0x2b34>
-	WORD $0x54000060 // b.eq 0x2b08 <k_mul_panels_pairs+0x2b08>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d008126 // st1 { v6.s }[2], [x9]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xfd000166 // str d6, [x11]
-	WORD $0x54feb2a0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x1400000d // b 0x2b50 <k_mul_panels_pairs+0x2b50>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xbd0003a7 // str s7, [x29]
-	WORD $0x54feb1e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x8b090bab // add x11, x29, x9, lsl #2
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xbd000166 // str s6, [x11]
-	WORD $0x54feb140 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x540000eb // b.lt 0x2b68 <k_mul_panels_pairs+0x2b68>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54000060 // b.eq 0x2b60 <k_mul_panels_pairs+0x2b60>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d009125 // st1 { v5.s }[1], [x9]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0xbd000165 // str s5, [x11]
-	WORD $0x54feafa0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54001dcb // b.lt 0x2f38 <k_mul_panels_pairs+0x2f38>
-	WORD $0x54000060 // b.eq 0x2b90 <k_mul_panels_pairs+0x2b90>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0xfd000164 // str d4, [x11]
-	WORD $0x54feae60 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54001d2b // b.lt 0x2f4c <k_mul_panels_pairs+0x2f4c>
-	WORD $0x54000060 // b.eq 0x2bb8 <k_mul_panels_pairs+0x2bb8>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0xfd000163 // str d3, [x11]
-	WORD $0x54fead20 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x140000e7 // b 0x2f68 <k_mul_panels_pairs+0x2f68>
-	WORD $0xbd4023a9 // ldr s9, [x29, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000a3 // b.lo 0x2bec <k_mul_panels_pairs+0x2bec>
-	WORD $0x910093ab // add x11, x29, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409169 // ld1 { v9.s }[1], [x11]
-	WORD $0x54006b61 // b.ne 0x3954 <k_mul_panels_pairs+0x3954>
-	WORD $0x2a1f03fb // mov w27, wzr
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54004d41 // b.ne 0x3304 <k_mul_panels_pairs+0x3304>
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54fec2e1 // b.ne 0x1c4 <k_mul_panels_pairs+0x1c4>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fec32b // b.lt 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540004ad // b.le 0x2a0c <k_mul_panels_pairs+0x2a0c>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x3d800127 // str q7, [x9]
+	WORD $0x54fec280 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9405fe8 // ldr x8, [sp, #0xb8]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x3ca86926 // str q6, [x9, x8]
+	WORD $0x54fec200 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x3ca86925 // str q5, [x9, x8]
+	WORD $0x54fec180 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400084d // b.le 0x2abc <k_mul_panels_pairs+0x2abc>
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x3d800104 // str q4, [x8]
+	WORD $0x54fec0a0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x3ca87923 // str q3, [x9, x8, lsl #4]
+	WORD $0x54fec020 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x3ca86922 // str q2, [x9, x8]
+	WORD $0x54febfa0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400272d // b.le 0x2ed4 <k_mul_panels_pairs+0x2ed4>
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x3d800101 // str q1, [x8]
+	WORD $0x54febec0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0x3ca86920 // str q0, [x9, x8]
+	WORD $0x17fff5f3 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x5400028b // b.lt 0x2a60 <k_mul_panels_pairs+0x2a60>
+	WORD $0x54000060 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008107 // st1 { v7.s }[2], [x8]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xfd000127 // str d7, [x9]
+	WORD $0x54febd60 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x540001eb // b.lt 0x2a74 <k_mul_panels_pairs+0x2a74>
+	WORD $0x54000060 // b.eq 0x2a48 <k_mul_panels_pairs+0x2a48>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a6 // st1 { v6.s }[2], [x13]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xfd000106 // str d6, [x8]
+	WORD $0x54febc20 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x1400000d // b 0x2a90 <k_mul_panels_pairs+0x2a90>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xbd000127 // str s7, [x9]
+	WORD $0x54febb60 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xbd000106 // str s6, [x8]
+	WORD $0x54febac0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540000eb // b.lt 0x2aa8 <k_mul_panels_pairs+0x2aa8>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54000060 // b.eq 0x2aa0 <k_mul_panels_pairs+0x2aa0>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a5 // st1 { v5.s }[2], [x13]
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d0091a5 // st1 { v5.s }[1], [x13]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0xbd000105 // str s5, [x8]
+	WORD $0x54feb920 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54001dcb // b.lt 0x2e78 <k_mul_panels_pairs+0x2e78>
+	WORD $0x54000060 // b.eq 0x2ad0 <k_mul_panels_pairs+0x2ad0>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a4 // st1 { v4.s }[2], [x13]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0xfd000104 // str d4, [x8]
+	WORD $0x54feb7e0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54001d2b // b.lt 0x2e8c <k_mul_panels_pairs+0x2e8c>
+	WORD $0x54000060 // b.eq 0x2af8 <k_mul_panels_pairs+0x2af8>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a3 // st1 { v3.s }[2], [x13]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0xfd000103 // str d3, [x8]
+	WORD $0x54feb6a0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x140000e7 // b 0x2ea8 <k_mul_panels_pairs+0x2ea8>
+	WORD $0xbd402129 // ldr s9, [x9, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000a3 // b.lo 0x2b2c <k_mul_panels_pairs+0x2b2c>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409109 // ld1 { v9.s }[1], [x8]
+	WORD $0x54006b21 // b.ne 0x388c <k_mul_panels_pairs+0x388c>
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
 	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54ffb241 // b.ne 0x2248 <k_mul_panels_pairs+0x2248>
-	WORD $0x14000472 // b 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2c28 <k_mul_panels_pairs+0x2c28>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2c28 <k_mul_panels_pairs+0x2c28>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x2c34 <k_mul_panels_pairs+0x2c34>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x2c58 <k_mul_panels_pairs+0x2c58>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x2c58 <k_mul_panels_pairs+0x2c58>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2c58 <k_mul_panels_pairs+0x2c58>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x2c64 <k_mul_panels_pairs+0x2c64>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x2c88 <k_mul_panels_pairs+0x2c88>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x2c88 <k_mul_panels_pairs+0x2c88>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x2c88 <k_mul_panels_pairs+0x2c88>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54ffb361 // b.ne 0x21ac <k_mul_panels_pairs+0x21ac>
+	WORD $0x14000470 // b 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2b68 <k_mul_panels_pairs+0x2b68>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2b68 <k_mul_panels_pairs+0x2b68>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x36000076 // tbz w22, #0x0, 0x2b74 <k_mul_panels_pairs+0x2b74>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x2b98 <k_mul_panels_pairs+0x2b98>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x2b98 <k_mul_panels_pairs+0x2b98>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2b98 <k_mul_panels_pairs+0x2b98>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000073 // tbz w19, #0x0, 0x2ba4 <k_mul_panels_pairs+0x2ba4>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x2bc8 <k_mul_panels_pairs+0x2bc8>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x2bc8 <k_mul_panels_pairs+0x2bc8>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2bc8 <k_mul_panels_pairs+0x2bc8>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
 	WORD $0x4e39d519 // fadd v25.4s, v8.4s, v25.4s
 	WORD $0x4e38d538 // fadd v24.4s, v9.4s, v24.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0xf1000e9f // cmp x20, #0x3
 	WORD $0x4e37d557 // fadd v23.4s, v10.4s, v23.4s
-	WORD $0x540089a0 // b.eq 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x540043ed // b.le 0x3524 <k_mul_panels_pairs+0x3524>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x14000225 // b 0x3544 <k_mul_panels_pairs+0x3544>
-	WORD $0x910021c9 // add x9, x14, #0x8
-	WORD $0x910041ce // add x14, x14, #0x10
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0x54008960 // b.eq 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540043ed // b.le 0x3464 <k_mul_panels_pairs+0x3464>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x14000225 // b 0x3484 <k_mul_panels_pairs+0x3484>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
 	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0x3707c0ec // tbnz w12, #0x0, 0x24e0 <k_mul_panels_pairs+0x24e0>
+	WORD $0x910041ce // add x14, x14, #0x10
+	WORD $0x3707c20d // tbnz w13, #0x0, 0x2444 <k_mul_panels_pairs+0x2444>
 	WORD $0xbd4001d0 // ldr s16, [x14]
-	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0xf1000a9f // cmp x20, #0x2
 	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0x54004900 // b.eq 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b0903ae // add x14, x29, x9
+	WORD $0x54004900 // b.eq 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xf94037ee // ldr x14, [sp, #0x68]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
 	WORD $0xbd4001d0 // ldr s16, [x14]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2d04 <k_mul_panels_pairs+0x2d04>
-	WORD $0x910011c9 // add x9, x14, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2d04 <k_mul_panels_pairs+0x2d04>
-	WORD $0x910021c9 // add x9, x14, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2c44 <k_mul_panels_pairs+0x2c44>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d409210 // ld1 { v16.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x2c44 <k_mul_panels_pairs+0x2c44>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d408210 // ld1 { v16.s }[2], [x16]
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x3600094c // tbz w12, #0x0, 0x2e34 <k_mul_panels_pairs+0x2e34>
-	WORD $0x3dc000d0 // ldr q16, [x6]
-	WORD $0x5280002c // mov w12, #0x1 // =1
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x3600094d // tbz w13, #0x0, 0x2d74 <k_mul_panels_pairs+0x2d74>
+	WORD $0x3dc00210 // ldr q16, [x16]
+	WORD $0x5280002d // mov w13, #0x1 // =1
 	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x540046a0 // b.eq 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ae // add x14, x29, x9
-	WORD $0x5400090d // b.le 0x2e50 <k_mul_panels_pairs+0x2e50>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0x3cc104d0 // ldr q16, [x6], #0x10
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x540046a0 // b.eq 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xf9402bee // ldr x14, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x5400090d // b.le 0x2d90 <k_mul_panels_pairs+0x2d90>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3cc10610 // ldr q16, [x16], #0x10
 	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x370009ec // tbnz w12, #0x0, 0x2e7c <k_mul_panels_pairs+0x2e7c>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54004523 // b.lo 0x35f0 <k_mul_panels_pairs+0x35f0>
-	WORD $0x910051c9 // add x9, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x540044a0 // b.eq 0x35f0 <k_mul_panels_pairs+0x35f0>
-	WORD $0x910061c9 // add x9, x14, #0x18
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
-	WORD $0x14000222 // b 0x35f0 <k_mul_panels_pairs+0x35f0>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x9100418c // add x12, x12, #0x10
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
+	WORD $0x370009ed // tbnz w13, #0x0, 0x2dbc <k_mul_panels_pairs+0x2dbc>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54004523 // b.lo 0x3530 <k_mul_panels_pairs+0x3530>
+	WORD $0x910051cd // add x13, x14, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x540044a0 // b.eq 0x3530 <k_mul_panels_pairs+0x3530>
+	WORD $0x910061c8 // add x8, x14, #0x18
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x14000222 // b 0x3530 <k_mul_panels_pairs+0x3530>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
 	WORD $0x4e35d715 // fadd v21.4s, v24.4s, v21.4s
-	WORD $0x3707cbab // tbnz w11, #0x0, 0x26f0 <k_mul_panels_pairs+0x26f0>
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000a1f // cmp x16, #0x2
+	WORD $0x910041ad // add x13, x13, #0x10
+	WORD $0x3707ccc8 // tbnz w8, #0x0, 0x2654 <k_mul_panels_pairs+0x2654>
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf1000a9f // cmp x20, #0x2
 	WORD $0x4e34d714 // fadd v20.4s, v24.4s, v20.4s
-	WORD $0x5400af20 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2dbc <k_mul_panels_pairs+0x2dbc>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2dbc <k_mul_panels_pairs+0x2dbc>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
+	WORD $0x5400aee0 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf94037ed // ldr x13, [sp, #0x68]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2cfc <k_mul_panels_pairs+0x2cfc>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2cfc <k_mul_panels_pairs+0x2cfc>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
 	WORD $0x4e33d713 // fadd v19.4s, v24.4s, v19.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x3600060b // tbz w11, #0x0, 0x2e84 <k_mul_panels_pairs+0x2e84>
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000608 // tbz w8, #0x0, 0x2dc4 <k_mul_panels_pairs+0x2dc4>
 	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x5400acc0 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x540005cd // b.le 0x2ea0 <k_mul_panels_pairs+0x2ea0>
-	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x5400ac80 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9402bed // ldr x13, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x540005cd // b.le 0x2de0 <k_mul_panels_pairs+0x2de0>
+	WORD $0xaa0d03ee // mov x14, x13
 	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
 	WORD $0x4e31d711 // fadd v17.4s, v24.4s, v17.4s
-	WORD $0x370006ab // tbnz w11, #0x0, 0x2ecc <k_mul_panels_pairs+0x2ecc>
+	WORD $0x370006a8 // tbnz w8, #0x0, 0x2e0c <k_mul_panels_pairs+0x2e0c>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2e20 <k_mul_panels_pairs+0x2e20>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2e20 <k_mul_panels_pairs+0x2e20>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x2d60 <k_mul_panels_pairs+0x2d60>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2d60 <k_mul_panels_pairs+0x2d60>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x540005a1 // b.ne 0x2ee0 <k_mul_panels_pairs+0x2ee0>
-	WORD $0x14000550 // b 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xbd4000d0 // ldr s16, [x6]
-	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x540005a1 // b.ne 0x2e20 <k_mul_panels_pairs+0x2e20>
+	WORD $0x1400054e // b 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xbd400210 // ldr s16, [x16]
+	WORD $0xf1000e9f // cmp x20, #0x3
 	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0x54003da0 // b.eq 0x35f4 <k_mul_panels_pairs+0x35f4>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b0903ae // add x14, x29, x9
+	WORD $0x54003da0 // b.eq 0x3534 <k_mul_panels_pairs+0x3534>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b08012e // add x14, x9, x8
 	WORD $0xbd4001d0 // ldr s16, [x14]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2e70 <k_mul_panels_pairs+0x2e70>
-	WORD $0x910011c9 // add x9, x14, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2e70 <k_mul_panels_pairs+0x2e70>
-	WORD $0x910021c9 // add x9, x14, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2db0 <k_mul_panels_pairs+0x2db0>
+	WORD $0x910011c8 // add x8, x14, #0x4
+	WORD $0x0d409110 // ld1 { v16.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2db0 <k_mul_panels_pairs+0x2db0>
+	WORD $0x910021c8 // add x8, x14, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x36003bac // tbz w12, #0x0, 0x35ec <k_mul_panels_pairs+0x35ec>
-	WORD $0x3dc000d0 // ldr q16, [x6]
-	WORD $0x140001dc // b 0x35f0 <k_mul_panels_pairs+0x35f0>
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x36003bad // tbz w13, #0x0, 0x352c <k_mul_panels_pairs+0x352c>
+	WORD $0x3dc00210 // ldr q16, [x16]
+	WORD $0x140001dc // b 0x3530 <k_mul_panels_pairs+0x3530>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1000e1f // cmp x16, #0x3
+	WORD $0xf1000e9f // cmp x20, #0x3
 	WORD $0x4e32d712 // fadd v18.4s, v24.4s, v18.4s
-	WORD $0x5400a700 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x2ec0 <k_mul_panels_pairs+0x2ec0>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2ec0 <k_mul_panels_pairs+0x2ec0>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
+	WORD $0x5400a6c0 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9402bed // ldr x13, [sp, #0x50]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2e00 <k_mul_panels_pairs+0x2e00>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x2e00 <k_mul_panels_pairs+0x2e00>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
 	WORD $0x4e31d711 // fadd v17.4s, v24.4s, v17.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x36004dab // tbz w11, #0x0, 0x387c <k_mul_panels_pairs+0x387c>
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36004d68 // tbz w8, #0x0, 0x37b4 <k_mul_panels_pairs+0x37b4>
 	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x5400a4a0 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x54004d6d // b.le 0x3898 <k_mul_panels_pairs+0x3898>
-	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x5400a460 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9401fed // ldr x13, [sp, #0x38]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x54004d2d // b.le 0x37d0 <k_mul_panels_pairs+0x37d0>
+	WORD $0xaa0d03ee // mov x14, x13
 	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
 	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
-	WORD $0x37004e4b // tbnz w11, #0x0, 0x38c4 <k_mul_panels_pairs+0x38c4>
+	WORD $0x37004e08 // tbnz w8, #0x0, 0x37fc <k_mul_panels_pairs+0x37fc>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x2f24 <k_mul_panels_pairs+0x2f24>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x2f24 <k_mul_panels_pairs+0x2f24>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x2e64 <k_mul_panels_pairs+0x2e64>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x2e64 <k_mul_panels_pairs+0x2e64>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54004d41 // b.ne 0x38d8 <k_mul_panels_pairs+0x38d8>
-	WORD $0x1400050f // b 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0xbd000164 // str s4, [x11]
-	WORD $0x54fe9120 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0xbd000163 // str s3, [x11]
-	WORD $0x54fe9080 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x540000eb // b.lt 0x2f80 <k_mul_panels_pairs+0x2f80>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54000060 // b.eq 0x2f78 <k_mul_panels_pairs+0x2f78>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0xbd000162 // str s2, [x11]
-	WORD $0x54fe8ee0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540064ab // b.lt 0x3c2c <k_mul_panels_pairs+0x3c2c>
-	WORD $0x54000060 // b.eq 0x2fa8 <k_mul_panels_pairs+0x2fa8>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0xfd000161 // str d1, [x11]
-	WORD $0x54fe8da0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ffc92b // b.lt 0x28e4 <k_mul_panels_pairs+0x28e4>
-	WORD $0x54000060 // b.eq 0x2fd0 <k_mul_panels_pairs+0x2fd0>
-	WORD $0x91002169 // add x9, x11, #0x8
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54004d01 // b.ne 0x3810 <k_mul_panels_pairs+0x3810>
+	WORD $0x1400050d // b 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0xbd000104 // str s4, [x8]
+	WORD $0x54fe9aa0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0xbd000103 // str s3, [x8]
+	WORD $0x54fe9a00 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540000eb // b.lt 0x2ec0 <k_mul_panels_pairs+0x2ec0>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54000060 // b.eq 0x2eb8 <k_mul_panels_pairs+0x2eb8>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a2 // st1 { v2.s }[2], [x13]
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0xbd000102 // str s2, [x8]
+	WORD $0x54fe9860 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x5400646b // b.lt 0x3b64 <k_mul_panels_pairs+0x3b64>
+	WORD $0x54000060 // b.eq 0x2ee8 <k_mul_panels_pairs+0x2ee8>
+	WORD $0x9100210d // add x13, x8, #0x8
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0xfd000101 // str d1, [x8]
+	WORD $0x54fe9720 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ffc92b // b.lt 0x2824 <k_mul_panels_pairs+0x2824>
+	WORD $0x54000060 // b.eq 0x2f10 <k_mul_panels_pairs+0x2f10>
+	WORD $0x91002109 // add x9, x8, #0x8
 	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x91001169 // add x9, x11, #0x4
+	WORD $0x91001109 // add x9, x8, #0x4
 	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0xbd000160 // str s0, [x11]
-	WORD $0x17fff462 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ff768c // b.gt 0x1ebc <k_mul_panels_pairs+0x1ebc>
-	WORD $0xbd400164 // ldr s4, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3010 <k_mul_panels_pairs+0x3010>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3010 <k_mul_panels_pairs+0x3010>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408124 // ld1 { v4.s }[2], [x9]
+	WORD $0xbd000100 // str s0, [x8]
+	WORD $0x17fff4ae // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff7b2c // b.gt 0x1e90 <k_mul_panels_pairs+0x1e90>
+	WORD $0xbd400104 // ldr s4, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2f50 <k_mul_panels_pairs+0x2f50>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x2f50 <k_mul_panels_pairs+0x2f50>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
 	WORD $0x4e21d481 // fadd v1.4s, v4.4s, v1.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54ffbca0 // b.eq 0x27ac <k_mul_panels_pairs+0x27ac>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ff756c // b.gt 0x1ed4 <k_mul_panels_pairs+0x1ed4>
-	WORD $0xbd400164 // ldr s4, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54ff752b // b.lt 0x1ed8 <k_mul_panels_pairs+0x1ed8>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409124 // ld1 { v4.s }[1], [x9]
-	WORD $0x54ff74c0 // b.eq 0x1ed8 <k_mul_panels_pairs+0x1ed8>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408124 // ld1 { v4.s }[2], [x9]
-	WORD $0x17fffba3 // b 0x1ed8 <k_mul_panels_pairs+0x1ed8>
-	WORD $0xbd400314 // ldr s20, [x24]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3070 <k_mul_panels_pairs+0x3070>
-	WORD $0x91001309 // add x9, x24, #0x4
-	WORD $0x0d409134 // ld1 { v20.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3070 <k_mul_panels_pairs+0x3070>
-	WORD $0x91002309 // add x9, x24, #0x8
-	WORD $0x4d408134 // ld1 { v20.s }[2], [x9]
-	WORD $0x36000066 // tbz w6, #0x0, 0x307c <k_mul_panels_pairs+0x307c>
-	WORD $0x3dc00715 // ldr q21, [x24, #0x10]
-	WORD $0x1400000a // b 0x30a0 <k_mul_panels_pairs+0x30a0>
-	WORD $0xbd401315 // ldr s21, [x24, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x30a0 <k_mul_panels_pairs+0x30a0>
-	WORD $0x91005309 // add x9, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d409135 // ld1 { v21.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x30a0 <k_mul_panels_pairs+0x30a0>
-	WORD $0x91006309 // add x9, x24, #0x18
-	WORD $0x4d408135 // ld1 { v21.s }[2], [x9]
-	WORD $0x3600006e // tbz w14, #0x0, 0x30ac <k_mul_panels_pairs+0x30ac>
-	WORD $0x3dc00b16 // ldr q22, [x24, #0x20]
-	WORD $0x1400000a // b 0x30d0 <k_mul_panels_pairs+0x30d0>
-	WORD $0xbd402316 // ldr s22, [x24, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x30d0 <k_mul_panels_pairs+0x30d0>
-	WORD $0x91009309 // add x9, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d409136 // ld1 { v22.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x30d0 <k_mul_panels_pairs+0x30d0>
-	WORD $0x9100a309 // add x9, x24, #0x28
-	WORD $0x4d408136 // ld1 { v22.s }[2], [x9]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54ffbca0 // b.eq 0x26ec <k_mul_panels_pairs+0x26ec>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff7a0c // b.gt 0x1ea8 <k_mul_panels_pairs+0x1ea8>
+	WORD $0xbd400104 // ldr s4, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54ff79cb // b.lt 0x1eac <k_mul_panels_pairs+0x1eac>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091a4 // ld1 { v4.s }[1], [x13]
+	WORD $0x54ff7960 // b.eq 0x1eac <k_mul_panels_pairs+0x1eac>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408104 // ld1 { v4.s }[2], [x8]
+	WORD $0x17fffbc8 // b 0x1eac <k_mul_panels_pairs+0x1eac>
+	WORD $0xbd400034 // ldr s20, [x1]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x2fb0 <k_mul_panels_pairs+0x2fb0>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d409094 // ld1 { v20.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x2fb0 <k_mul_panels_pairs+0x2fb0>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d408094 // ld1 { v20.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x2fbc <k_mul_panels_pairs+0x2fbc>
+	WORD $0x3dc00435 // ldr q21, [x1, #0x10]
+	WORD $0x1400000a // b 0x2fe0 <k_mul_panels_pairs+0x2fe0>
+	WORD $0xbd401035 // ldr s21, [x1, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x2fe0 <k_mul_panels_pairs+0x2fe0>
+	WORD $0x91005030 // add x16, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d409215 // ld1 { v21.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x2fe0 <k_mul_panels_pairs+0x2fe0>
+	WORD $0x91006028 // add x8, x1, #0x18
+	WORD $0x4d408115 // ld1 { v21.s }[2], [x8]
+	WORD $0x3600006e // tbz w14, #0x0, 0x2fec <k_mul_panels_pairs+0x2fec>
+	WORD $0x3dc00836 // ldr q22, [x1, #0x20]
+	WORD $0x1400000a // b 0x3010 <k_mul_panels_pairs+0x3010>
+	WORD $0xbd402036 // ldr s22, [x1, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x3010 <k_mul_panels_pairs+0x3010>
+	WORD $0x91009028 // add x8, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d409116 // ld1 { v22.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3010 <k_mul_panels_pairs+0x3010>
+	WORD $0x9100a028 // add x8, x1, #0x28
+	WORD $0x4d408116 // ld1 { v22.s }[2], [x8]
 	WORD $0x4e22d682 // fadd v2.4s, v20.4s, v2.4s
 	WORD $0x4e21d6a1 // fadd v1.4s, v21.4s, v1.4s
 	WORD $0x4e20d6c0 // fadd v0.4s, v22.4s, v0.4s
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000261 // b.ne 0x3130 <k_mul_panels_pairs+0x3130>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe83cb // b.lt 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x540002cd // b.le 0x314c <k_mul_panels_pairs+0x314c>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x3d8003b3 // str q19, [x29]
-	WORD $0x54000509 // b.ls 0x31a4 <k_mul_panels_pairs+0x31a4>
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0x3d8007b2 // str q18, [x29, #0x10]
-	WORD $0x54000ae9 // b.ls 0x3270 <k_mul_panels_pairs+0x3270>
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000261 // b.ne 0x3070 <k_mul_panels_pairs+0x3070>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe8d4b // b.lt 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x540002cd // b.le 0x308c <k_mul_panels_pairs+0x308c>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x3d800133 // str q19, [x9]
+	WORD $0x54000509 // b.ls 0x30e4 <k_mul_panels_pairs+0x30e4>
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0xd10020ad // sub x13, x5, #0x8
+	WORD $0x3d800532 // str q18, [x9, #0x10]
+	WORD $0x54000ae9 // b.ls 0x31b0 <k_mul_panels_pairs+0x31b0>
 	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800bb1 // str q17, [x29, #0x20]
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe81e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000018 // b 0x318c <k_mul_panels_pairs+0x318c>
-	WORD $0xad004953 // stp q19, q18, [x10]
-	WORD $0xad014151 // stp q17, q16, [x10, #0x20]
-	WORD $0xad021947 // stp q7, q6, [x10, #0x40]
-	WORD $0xad031145 // stp q5, q4, [x10, #0x60]
-	WORD $0xad040943 // stp q3, q2, [x10, #0x80]
-	WORD $0xad050141 // stp q1, q0, [x10, #0xa0]
-	WORD $0x17fff407 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003b3 // str s19, [x29]
-	WORD $0x540000cb // b.lt 0x316c <k_mul_panels_pairs+0x316c>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d009133 // st1 { v19.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x316c <k_mul_panels_pairs+0x316c>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d008133 // st1 { v19.s }[2], [x9]
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0xbd0013b2 // str s18, [x29, #0x10]
+	WORD $0x3d800931 // str q17, [x9, #0x20]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe8b60 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000018 // b 0x30cc <k_mul_panels_pairs+0x30cc>
+	WORD $0xad004993 // stp q19, q18, [x12]
+	WORD $0xad014191 // stp q17, q16, [x12, #0x20]
+	WORD $0xad021987 // stp q7, q6, [x12, #0x40]
+	WORD $0xad031185 // stp q5, q4, [x12, #0x60]
+	WORD $0xad040983 // stp q3, q2, [x12, #0x80]
+	WORD $0xad050181 // stp q1, q0, [x12, #0xa0]
+	WORD $0x17fff453 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000133 // str s19, [x9]
+	WORD $0x540000cb // b.lt 0x30ac <k_mul_panels_pairs+0x30ac>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009113 // st1 { v19.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x30ac <k_mul_panels_pairs+0x30ac>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008113 // st1 { v19.s }[2], [x8]
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0xbd001132 // str s18, [x9, #0x10]
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x2a1f03e6 // mov w6, wzr
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0xbd0023b1 // str s17, [x29, #0x20]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe7ee0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090bb8 // add x24, x29, x9, lsl #2
-	WORD $0x540001cd // b.le 0x31d0 <k_mul_panels_pairs+0x31d0>
-	WORD $0x3d800310 // str q16, [x24]
-	WORD $0x14000014 // b 0x31f0 <k_mul_panels_pairs+0x31f0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013b2 // str s18, [x29, #0x10]
-	WORD $0x54fffe43 // b.lo 0x3174 <k_mul_panels_pairs+0x3174>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009132 // st1 { v18.s }[1], [x9]
-	WORD $0x54fffdc0 // b.eq 0x3174 <k_mul_panels_pairs+0x3174>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x5280006b // mov w11, #0x3 // =3
-	WORD $0x4d008132 // st1 { v18.s }[2], [x9]
-	WORD $0x17ffffea // b 0x3174 <k_mul_panels_pairs+0x3174>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000310 // str s16, [x24]
-	WORD $0x540000cb // b.lt 0x31f0 <k_mul_panels_pairs+0x31f0>
-	WORD $0x91001309 // add x9, x24, #0x4
-	WORD $0x0d009130 // st1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x31f0 <k_mul_panels_pairs+0x31f0>
-	WORD $0x91002309 // add x9, x24, #0x8
-	WORD $0x4d008130 // st1 { v16.s }[2], [x9]
-	WORD $0x36000066 // tbz w6, #0x0, 0x31fc <k_mul_panels_pairs+0x31fc>
-	WORD $0x3d800707 // str q7, [x24, #0x10]
-	WORD $0x1400000a // b 0x3220 <k_mul_panels_pairs+0x3220>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd001307 // str s7, [x24, #0x10]
-	WORD $0x540000eb // b.lt 0x3220 <k_mul_panels_pairs+0x3220>
-	WORD $0x91005309 // add x9, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009127 // st1 { v7.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3220 <k_mul_panels_pairs+0x3220>
-	WORD $0x91006309 // add x9, x24, #0x18
-	WORD $0x4d008127 // st1 { v7.s }[2], [x9]
-	WORD $0x3600006e // tbz w14, #0x0, 0x322c <k_mul_panels_pairs+0x322c>
-	WORD $0x3d800b06 // str q6, [x24, #0x20]
-	WORD $0x1400000a // b 0x3250 <k_mul_panels_pairs+0x3250>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd002306 // str s6, [x24, #0x20]
-	WORD $0x540000eb // b.lt 0x3250 <k_mul_panels_pairs+0x3250>
-	WORD $0x91009309 // add x9, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009126 // st1 { v6.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3250 <k_mul_panels_pairs+0x3250>
-	WORD $0x9100a309 // add x9, x24, #0x28
-	WORD $0x4d008126 // st1 { v6.s }[2], [x9]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe7880 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903b8 // add x24, x29, x9
-	WORD $0x540001ed // b.le 0x32a0 <k_mul_panels_pairs+0x32a0>
-	WORD $0x3d800305 // str q5, [x24]
-	WORD $0x14000015 // b 0x32c0 <k_mul_panels_pairs+0x32c0>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0023b1 // str s17, [x29, #0x20]
-	WORD $0x540000a3 // b.lo 0x328c <k_mul_panels_pairs+0x328c>
-	WORD $0x910093a9 // add x9, x29, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009131 // st1 { v17.s }[1], [x9]
-	WORD $0x54001a41 // b.ne 0x35d0 <k_mul_panels_pairs+0x35d0>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0xd10020ad // sub x13, x5, #0x8
+	WORD $0xbd002131 // str s17, [x9, #0x20]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe8860 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fe1 // ldr x1, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010921 // add x1, x9, x1, lsl #2
+	WORD $0x540001cd // b.le 0x3110 <k_mul_panels_pairs+0x3110>
+	WORD $0x3d800030 // str q16, [x1]
+	WORD $0x14000014 // b 0x3130 <k_mul_panels_pairs+0x3130>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001132 // str s18, [x9, #0x10]
+	WORD $0x54fffe43 // b.lo 0x30b4 <k_mul_panels_pairs+0x30b4>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091b2 // st1 { v18.s }[1], [x13]
+	WORD $0x54fffdc0 // b.eq 0x30b4 <k_mul_panels_pairs+0x30b4>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d008112 // st1 { v18.s }[2], [x8]
+	WORD $0x52800068 // mov w8, #0x3 // =3
+	WORD $0x17ffffea // b 0x30b4 <k_mul_panels_pairs+0x30b4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000030 // str s16, [x1]
+	WORD $0x540000cb // b.lt 0x3130 <k_mul_panels_pairs+0x3130>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d009090 // st1 { v16.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x3130 <k_mul_panels_pairs+0x3130>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d008090 // st1 { v16.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x313c <k_mul_panels_pairs+0x313c>
+	WORD $0x3d800427 // str q7, [x1, #0x10]
+	WORD $0x1400000a // b 0x3160 <k_mul_panels_pairs+0x3160>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001027 // str s7, [x1, #0x10]
+	WORD $0x540000eb // b.lt 0x3160 <k_mul_panels_pairs+0x3160>
+	WORD $0x91005024 // add x4, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009087 // st1 { v7.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x3160 <k_mul_panels_pairs+0x3160>
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x4d008087 // st1 { v7.s }[2], [x4]
+	WORD $0x3600006e // tbz w14, #0x0, 0x316c <k_mul_panels_pairs+0x316c>
+	WORD $0x3d800826 // str q6, [x1, #0x20]
+	WORD $0x1400000a // b 0x3190 <k_mul_panels_pairs+0x3190>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002026 // str s6, [x1, #0x20]
+	WORD $0x540000eb // b.lt 0x3190 <k_mul_panels_pairs+0x3190>
+	WORD $0x91009024 // add x4, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009086 // st1 { v6.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x3190 <k_mul_panels_pairs+0x3190>
+	WORD $0x9100a021 // add x1, x1, #0x28
+	WORD $0x4d008026 // st1 { v6.s }[2], [x1]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe8200 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e1 // ldr x1, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010121 // add x1, x9, x1
+	WORD $0x540001ed // b.le 0x31e0 <k_mul_panels_pairs+0x31e0>
+	WORD $0x3d800025 // str q5, [x1]
+	WORD $0x14000015 // b 0x3200 <k_mul_panels_pairs+0x3200>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002131 // str s17, [x9, #0x20]
+	WORD $0x540000a3 // b.lo 0x31cc <k_mul_panels_pairs+0x31cc>
+	WORD $0x9100912e // add x14, x9, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d0091d1 // st1 { v17.s }[1], [x14]
+	WORD $0x54001a41 // b.ne 0x3510 <k_mul_panels_pairs+0x3510>
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe7660 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffffbc // b 0x318c <k_mul_panels_pairs+0x318c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000305 // str s5, [x24]
-	WORD $0x540000cb // b.lt 0x32c0 <k_mul_panels_pairs+0x32c0>
-	WORD $0x91001309 // add x9, x24, #0x4
-	WORD $0x0d009125 // st1 { v5.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x32c0 <k_mul_panels_pairs+0x32c0>
-	WORD $0x91002309 // add x9, x24, #0x8
-	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
-	WORD $0x36000066 // tbz w6, #0x0, 0x32cc <k_mul_panels_pairs+0x32cc>
-	WORD $0x3d800704 // str q4, [x24, #0x10]
-	WORD $0x1400000a // b 0x32f0 <k_mul_panels_pairs+0x32f0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd001304 // str s4, [x24, #0x10]
-	WORD $0x540000eb // b.lt 0x32f0 <k_mul_panels_pairs+0x32f0>
-	WORD $0x91005309 // add x9, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x32f0 <k_mul_panels_pairs+0x32f0>
-	WORD $0x91006309 // add x9, x24, #0x18
-	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
-	WORD $0x3600006e // tbz w14, #0x0, 0x32fc <k_mul_panels_pairs+0x32fc>
-	WORD $0x3d800b03 // str q3, [x24, #0x20]
-	WORD $0x1400000a // b 0x3320 <k_mul_panels_pairs+0x3320>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd002303 // str s3, [x24, #0x20]
-	WORD $0x540000eb // b.lt 0x3320 <k_mul_panels_pairs+0x3320>
-	WORD $0x91009309 // add x9, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009123 // st1 { v3.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3320 <k_mul_panels_pairs+0x3320>
-	WORD $0x9100a309 // add x9, x24, #0x28
-	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe7200 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903b8 // add x24, x29, x9
-	WORD $0x5400006d // b.le 0x3340 <k_mul_panels_pairs+0x3340>
-	WORD $0x3d800302 // str q2, [x24]
-	WORD $0x14000009 // b 0x3360 <k_mul_panels_pairs+0x3360>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000302 // str s2, [x24]
-	WORD $0x540000cb // b.lt 0x3360 <k_mul_panels_pairs+0x3360>
-	WORD $0x91001309 // add x9, x24, #0x4
-	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3360 <k_mul_panels_pairs+0x3360>
-	WORD $0x91002309 // add x9, x24, #0x8
-	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
-	WORD $0x36000066 // tbz w6, #0x0, 0x336c <k_mul_panels_pairs+0x336c>
-	WORD $0x3d800701 // str q1, [x24, #0x10]
-	WORD $0x1400000a // b 0x3390 <k_mul_panels_pairs+0x3390>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd001301 // str s1, [x24, #0x10]
-	WORD $0x540000eb // b.lt 0x3390 <k_mul_panels_pairs+0x3390>
-	WORD $0x91005309 // add x9, x24, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3390 <k_mul_panels_pairs+0x3390>
-	WORD $0x91006309 // add x9, x24, #0x18
-	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x3600006e // tbz w14, #0x0, 0x339c <k_mul_panels_pairs+0x339c>
-	WORD $0x3d800b00 // str q0, [x24, #0x20]
-	WORD $0x17fff373 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd002300 // str s0, [x24, #0x20]
-	WORD $0x54fe6e0b // b.lt 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x91009309 // add x9, x24, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0x54fe6d80 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x9100a309 // add x9, x24, #0x28
-	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x17fff369 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ff6b0c // b.gt 0x2130 <k_mul_panels_pairs+0x2130>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x33f4 <k_mul_panels_pairs+0x33f4>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x33f4 <k_mul_panels_pairs+0x33f4>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe7fe0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffffbc // b 0x30cc <k_mul_panels_pairs+0x30cc>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000025 // str s5, [x1]
+	WORD $0x540000cb // b.lt 0x3200 <k_mul_panels_pairs+0x3200>
+	WORD $0x91001024 // add x4, x1, #0x4
+	WORD $0x0d009085 // st1 { v5.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x3200 <k_mul_panels_pairs+0x3200>
+	WORD $0x91002024 // add x4, x1, #0x8
+	WORD $0x4d008085 // st1 { v5.s }[2], [x4]
+	WORD $0x36000070 // tbz w16, #0x0, 0x320c <k_mul_panels_pairs+0x320c>
+	WORD $0x3d800424 // str q4, [x1, #0x10]
+	WORD $0x1400000a // b 0x3230 <k_mul_panels_pairs+0x3230>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001024 // str s4, [x1, #0x10]
+	WORD $0x540000eb // b.lt 0x3230 <k_mul_panels_pairs+0x3230>
+	WORD $0x91005024 // add x4, x1, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009084 // st1 { v4.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x3230 <k_mul_panels_pairs+0x3230>
+	WORD $0x91006024 // add x4, x1, #0x18
+	WORD $0x4d008084 // st1 { v4.s }[2], [x4]
+	WORD $0x3600006e // tbz w14, #0x0, 0x323c <k_mul_panels_pairs+0x323c>
+	WORD $0x3d800823 // str q3, [x1, #0x20]
+	WORD $0x1400000a // b 0x3260 <k_mul_panels_pairs+0x3260>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002023 // str s3, [x1, #0x20]
+	WORD $0x540000eb // b.lt 0x3260 <k_mul_panels_pairs+0x3260>
+	WORD $0x91009024 // add x4, x1, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009083 // st1 { v3.s }[1], [x4]
+	WORD $0x54000060 // b.eq 0x3260 <k_mul_panels_pairs+0x3260>
+	WORD $0x9100a021 // add x1, x1, #0x28
+	WORD $0x4d008023 // st1 { v3.s }[2], [x1]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe7b80 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402be1 // ldr x1, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b010129 // add x9, x9, x1
+	WORD $0x5400006d // b.le 0x3280 <k_mul_panels_pairs+0x3280>
+	WORD $0x3d800122 // str q2, [x9]
+	WORD $0x14000009 // b 0x32a0 <k_mul_panels_pairs+0x32a0>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000122 // str s2, [x9]
+	WORD $0x540000cb // b.lt 0x32a0 <k_mul_panels_pairs+0x32a0>
+	WORD $0x91001121 // add x1, x9, #0x4
+	WORD $0x0d009022 // st1 { v2.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x32a0 <k_mul_panels_pairs+0x32a0>
+	WORD $0x91002121 // add x1, x9, #0x8
+	WORD $0x4d008022 // st1 { v2.s }[2], [x1]
+	WORD $0x36000070 // tbz w16, #0x0, 0x32ac <k_mul_panels_pairs+0x32ac>
+	WORD $0x3d800521 // str q1, [x9, #0x10]
+	WORD $0x1400000a // b 0x32d0 <k_mul_panels_pairs+0x32d0>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001121 // str s1, [x9, #0x10]
+	WORD $0x540000eb // b.lt 0x32d0 <k_mul_panels_pairs+0x32d0>
+	WORD $0x91005130 // add x16, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d009201 // st1 { v1.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x32d0 <k_mul_panels_pairs+0x32d0>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0x3600006e // tbz w14, #0x0, 0x32dc <k_mul_panels_pairs+0x32dc>
+	WORD $0x3d800920 // str q0, [x9, #0x20]
+	WORD $0x17fff3bf // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002120 // str s0, [x9, #0x20]
+	WORD $0x54fe778b // b.lt 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54fe7700 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x9100a128 // add x8, x9, #0x28
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x17fff3b5 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff6c2c // b.gt 0x2094 <k_mul_panels_pairs+0x2094>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3334 <k_mul_panels_pairs+0x3334>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x3334 <k_mul_panels_pairs+0x3334>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e25d605 // fadd v5.4s, v16.4s, v5.4s
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54ffb120 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ff69ec // b.gt 0x2148 <k_mul_panels_pairs+0x2148>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3430 <k_mul_panels_pairs+0x3430>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3430 <k_mul_panels_pairs+0x3430>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54ffb120 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff6b0c // b.gt 0x20ac <k_mul_panels_pairs+0x20ac>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3370 <k_mul_panels_pairs+0x3370>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x3370 <k_mul_panels_pairs+0x3370>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e24d604 // fadd v4.4s, v16.4s, v4.4s
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54ffaf40 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ff68cc // b.gt 0x2160 <k_mul_panels_pairs+0x2160>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x346c <k_mul_panels_pairs+0x346c>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x346c <k_mul_panels_pairs+0x346c>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54ffaf40 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff69ec // b.gt 0x20c4 <k_mul_panels_pairs+0x20c4>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x33ac <k_mul_panels_pairs+0x33ac>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x33ac <k_mul_panels_pairs+0x33ac>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e23d603 // fadd v3.4s, v16.4s, v3.4s
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54ffad60 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ff67ac // b.gt 0x2178 <k_mul_panels_pairs+0x2178>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x34a8 <k_mul_panels_pairs+0x34a8>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x34a8 <k_mul_panels_pairs+0x34a8>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54ffad60 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff68cc // b.gt 0x20dc <k_mul_panels_pairs+0x20dc>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x33e8 <k_mul_panels_pairs+0x33e8>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x33e8 <k_mul_panels_pairs+0x33e8>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e22d602 // fadd v2.4s, v16.4s, v2.4s
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54ffab80 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ff668c // b.gt 0x2190 <k_mul_panels_pairs+0x2190>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x34e4 <k_mul_panels_pairs+0x34e4>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x34e4 <k_mul_panels_pairs+0x34e4>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54ffab80 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff67ac // b.gt 0x20f4 <k_mul_panels_pairs+0x20f4>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3424 <k_mul_panels_pairs+0x3424>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x3424 <k_mul_panels_pairs+0x3424>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
 	WORD $0x4e21d601 // fadd v1.4s, v16.4s, v1.4s
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54ffa9a0 // b.eq 0x2a20 <k_mul_panels_pairs+0x2a20>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x54ff656c // b.gt 0x21a8 <k_mul_panels_pairs+0x21a8>
-	WORD $0xbd400170 // ldr s16, [x11]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x54ff652b // b.lt 0x21ac <k_mul_panels_pairs+0x21ac>
-	WORD $0x91001169 // add x9, x11, #0x4
-	WORD $0x0d409130 // ld1 { v16.s }[1], [x9]
-	WORD $0x54ff64c0 // b.eq 0x21ac <k_mul_panels_pairs+0x21ac>
-	WORD $0x91002169 // add x9, x11, #0x8
-	WORD $0x4d408130 // ld1 { v16.s }[2], [x9]
-	WORD $0x17fffb23 // b 0x21ac <k_mul_panels_pairs+0x21ac>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3544 <k_mul_panels_pairs+0x3544>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3544 <k_mul_panels_pairs+0x3544>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x3550 <k_mul_panels_pairs+0x3550>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x3574 <k_mul_panels_pairs+0x3574>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x3574 <k_mul_panels_pairs+0x3574>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3574 <k_mul_panels_pairs+0x3574>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x3580 <k_mul_panels_pairs+0x3580>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x35a4 <k_mul_panels_pairs+0x35a4>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x35a4 <k_mul_panels_pairs+0x35a4>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x35a4 <k_mul_panels_pairs+0x35a4>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54ffa9a0 // b.eq 0x2960 <k_mul_panels_pairs+0x2960>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54ff668c // b.gt 0x210c <k_mul_panels_pairs+0x210c>
+	WORD $0xbd400110 // ldr s16, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x54ff664b // b.lt 0x2110 <k_mul_panels_pairs+0x2110>
+	WORD $0x9100110d // add x13, x8, #0x4
+	WORD $0x0d4091b0 // ld1 { v16.s }[1], [x13]
+	WORD $0x54ff65e0 // b.eq 0x2110 <k_mul_panels_pairs+0x2110>
+	WORD $0x91002108 // add x8, x8, #0x8
+	WORD $0x4d408110 // ld1 { v16.s }[2], [x8]
+	WORD $0x17fffb2c // b 0x2110 <k_mul_panels_pairs+0x2110>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3484 <k_mul_panels_pairs+0x3484>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3484 <k_mul_panels_pairs+0x3484>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x36000076 // tbz w22, #0x0, 0x3490 <k_mul_panels_pairs+0x3490>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x34b4 <k_mul_panels_pairs+0x34b4>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x34b4 <k_mul_panels_pairs+0x34b4>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x34b4 <k_mul_panels_pairs+0x34b4>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000073 // tbz w19, #0x0, 0x34c0 <k_mul_panels_pairs+0x34c0>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x34e4 <k_mul_panels_pairs+0x34e4>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x34e4 <k_mul_panels_pairs+0x34e4>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x34e4 <k_mul_panels_pairs+0x34e4>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
 	WORD $0x4e36d516 // fadd v22.4s, v8.4s, v22.4s
 	WORD $0x4e35d535 // fadd v21.4s, v9.4s, v21.4s
-	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0xf100129f // cmp x20, #0x4
 	WORD $0x4e34d554 // fadd v20.4s, v10.4s, v20.4s
-	WORD $0x540040c0 // b.eq 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x54001dad // b.le 0x3978 <k_mul_panels_pairs+0x3978>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x140000f3 // b 0x3998 <k_mul_panels_pairs+0x3998>
-	WORD $0x9100a3a9 // add x9, x29, #0x28
+	WORD $0x54004080 // b.eq 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x54001d6d // b.le 0x38b0 <k_mul_panels_pairs+0x38b0>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x140000f1 // b 0x38d0 <k_mul_panels_pairs+0x38d0>
+	WORD $0x9100a130 // add x16, x9, #0x28
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x4d008131 // st1 { v17.s }[2], [x9]
-	WORD $0x52800026 // mov w6, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe5c00 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17fffee9 // b 0x318c <k_mul_panels_pairs+0x318c>
-	WORD $0xbd4000d0 // ldr s16, [x6]
+	WORD $0x4d008211 // st1 { v17.s }[2], [x16]
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe6580 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17fffee9 // b 0x30cc <k_mul_panels_pairs+0x30cc>
+	WORD $0xbd400210 // ldr s16, [x16]
 	WORD $0x4e20d600 // fadd v0.4s, v16.4s, v0.4s
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54fe5ac1 // b.ne 0x154 <k_mul_panels_pairs+0x154>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe5b0b // b.lt 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400010d // b.le 0x362c <k_mul_panels_pairs+0x362c>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x3d8003a7 // str q7, [x29]
-	WORD $0x1a9f97ec // cset w12, hi
-	WORD $0x54000269 // b.ls 0x366c <k_mul_panels_pairs+0x366c>
-	WORD $0x3d8007a6 // str q6, [x29, #0x10]
-	WORD $0x1400001a // b 0x3690 <k_mul_panels_pairs+0x3690>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003a7 // str s7, [x29]
-	WORD $0x540000cb // b.lt 0x364c <k_mul_panels_pairs+0x364c>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d009127 // st1 { v7.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x364c <k_mul_panels_pairs+0x364c>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d008127 // st1 { v7.s }[2], [x9]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xbd0013a6 // str s6, [x29, #0x10]
-	WORD $0x54fe5880 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x8b090bae // add x14, x29, x9, lsl #2
-	WORD $0x14000021 // b 0x36ec <k_mul_panels_pairs+0x36ec>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013a6 // str s6, [x29, #0x10]
-	WORD $0x540000e3 // b.lo 0x3690 <k_mul_panels_pairs+0x3690>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009126 // st1 { v6.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3690 <k_mul_panels_pairs+0x3690>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x4d008126 // st1 { v6.s }[2], [x9]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe5680 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090bae // add x14, x29, x9, lsl #2
-	WORD $0x5400024d // b.le 0x36ec <k_mul_panels_pairs+0x36ec>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3c8104c5 // str q5, [x6], #0x10
-	WORD $0x54000368 // b.hi 0x3720 <k_mul_panels_pairs+0x3720>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c4 // str s4, [x6]
-	WORD $0x54000d63 // b.lo 0x386c <k_mul_panels_pairs+0x386c>
-	WORD $0x910051c9 // add x9, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
-	WORD $0x540002a0 // b.eq 0x3728 <k_mul_panels_pairs+0x3728>
-	WORD $0x910061c9 // add x9, x14, #0x18
-	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe5400 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000012 // b 0x3730 <k_mul_panels_pairs+0x3730>
-	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54fe6441 // b.ne 0x1c4 <k_mul_panels_pairs+0x1c4>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe648b // b.lt 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400010d // b.le 0x356c <k_mul_panels_pairs+0x356c>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x3d800127 // str q7, [x9]
+	WORD $0x1a9f97ed // cset w13, hi
+	WORD $0x54000269 // b.ls 0x35ac <k_mul_panels_pairs+0x35ac>
+	WORD $0x3d800526 // str q6, [x9, #0x10]
+	WORD $0x1400001a // b 0x35d0 <k_mul_panels_pairs+0x35d0>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000127 // str s7, [x9]
+	WORD $0x540000cb // b.lt 0x358c <k_mul_panels_pairs+0x358c>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009107 // st1 { v7.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x358c <k_mul_panels_pairs+0x358c>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008107 // st1 { v7.s }[2], [x8]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xbd001126 // str s6, [x9, #0x10]
+	WORD $0x54fe6200 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b08092e // add x14, x9, x8, lsl #2
+	WORD $0xd10010a8 // sub x8, x5, #0x4
+	WORD $0x14000021 // b 0x362c <k_mul_panels_pairs+0x362c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001126 // str s6, [x9, #0x10]
+	WORD $0x540000e3 // b.lo 0x35d0 <k_mul_panels_pairs+0x35d0>
+	WORD $0x9100512e // add x14, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091c6 // st1 { v6.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x35d0 <k_mul_panels_pairs+0x35d0>
+	WORD $0x9100612e // add x14, x9, #0x18
+	WORD $0x4d0081c6 // st1 { v6.s }[2], [x14]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe6000 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x5400024d // b.le 0x362c <k_mul_panels_pairs+0x362c>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3c810605 // str q5, [x16], #0x10
+	WORD $0x54000368 // b.hi 0x3660 <k_mul_panels_pairs+0x3660>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000204 // str s4, [x16]
+	WORD $0x54000d23 // b.lo 0x37a4 <k_mul_panels_pairs+0x37a4>
+	WORD $0x910051cd // add x13, x14, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091a4 // st1 { v4.s }[1], [x13]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x540002a0 // b.eq 0x3668 <k_mul_panels_pairs+0x3668>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c4 // st1 { v4.s }[2], [x14]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe5d80 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000012 // b 0x3670 <k_mul_panels_pairs+0x3670>
+	WORD $0xf10008bf // cmp x5, #0x2
 	WORD $0xbd0001c5 // str s5, [x14]
-	WORD $0x540000eb // b.lt 0x3710 <k_mul_panels_pairs+0x3710>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b090bae // add x14, x29, x9, lsl #2
-	WORD $0x910011c9 // add x9, x14, #0x4
-	WORD $0x0d009125 // st1 { v5.s }[1], [x9]
-	WORD $0x540003a1 // b.ne 0x3780 <k_mul_panels_pairs+0x3780>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x8b090ba9 // add x9, x29, x9, lsl #2
-	WORD $0x91004126 // add x6, x9, #0x10
-	WORD $0x360003ac // tbz w12, #0x0, 0x3790 <k_mul_panels_pairs+0x3790>
-	WORD $0x3d8000c4 // str q4, [x6]
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe51c0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ae // add x14, x29, x9
-	WORD $0x5400036d // b.le 0x37a8 <k_mul_panels_pairs+0x37a8>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0x3c8104c3 // str q3, [x6], #0x10
-	WORD $0x3700044c // tbnz w12, #0x0, 0x37d0 <k_mul_panels_pairs+0x37d0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x54001683 // b.lo 0x3a24 <k_mul_panels_pairs+0x3a24>
-	WORD $0x910051c9 // add x9, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
-	WORD $0x54000380 // b.eq 0x37d8 <k_mul_panels_pairs+0x37d8>
-	WORD $0x910061c9 // add x9, x14, #0x18
-	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe4f60 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000019 // b 0x37e0 <k_mul_panels_pairs+0x37e0>
-	WORD $0x910021c9 // add x9, x14, #0x8
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
-	WORD $0x3707fcac // tbnz w12, #0x0, 0x3720 <k_mul_panels_pairs+0x3720>
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xbd0000c4 // str s4, [x6]
-	WORD $0x54fe4e60 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b0903ae // add x14, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
+	WORD $0x540000eb // b.lt 0x3650 <k_mul_panels_pairs+0x3650>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009205 // st1 { v5.s }[1], [x16]
+	WORD $0x540003a1 // b.ne 0x36c0 <k_mul_panels_pairs+0x36c0>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x360003ad // tbz w13, #0x0, 0x36d0 <k_mul_panels_pairs+0x36d0>
+	WORD $0x3d800204 // str q4, [x16]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe5b40 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037ee // ldr x14, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x5400036d // b.le 0x36e8 <k_mul_panels_pairs+0x36e8>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3c810603 // str q3, [x16], #0x10
+	WORD $0x3700044d // tbnz w13, #0x0, 0x3710 <k_mul_panels_pairs+0x3710>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000202 // str s2, [x16]
+	WORD $0x54001643 // b.lo 0x395c <k_mul_panels_pairs+0x395c>
+	WORD $0x910051cd // add x13, x14, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091a2 // st1 { v2.s }[1], [x13]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x54000380 // b.eq 0x3718 <k_mul_panels_pairs+0x3718>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe58e0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000019 // b 0x3720 <k_mul_panels_pairs+0x3720>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008205 // st1 { v5.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x3707fcad // tbnz w13, #0x0, 0x3660 <k_mul_panels_pairs+0x3660>
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xbd000204 // str s4, [x16]
+	WORD $0x54fe57e0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037ee // ldr x14, [sp, #0x68]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0xf10008bf // cmp x5, #0x2
 	WORD $0xbd0001c3 // str s3, [x14]
-	WORD $0x540000cb // b.lt 0x37c8 <k_mul_panels_pairs+0x37c8>
-	WORD $0x910011c9 // add x9, x14, #0x4
-	WORD $0x0d009123 // st1 { v3.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x37c8 <k_mul_panels_pairs+0x37c8>
-	WORD $0x910021c9 // add x9, x14, #0x8
-	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x360002cc // tbz w12, #0x0, 0x3824 <k_mul_panels_pairs+0x3824>
-	WORD $0x3d8000c2 // str q2, [x6]
-	WORD $0x5280002c // mov w12, #0x1 // =1
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe4c40 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ae // add x14, x29, x9
-	WORD $0x5400028d // b.le 0x383c <k_mul_panels_pairs+0x383c>
-	WORD $0xaa0e03e6 // mov x6, x14
-	WORD $0x3c8104c1 // str q1, [x6], #0x10
-	WORD $0x3700036c // tbnz w12, #0x0, 0x3864 <k_mul_panels_pairs+0x3864>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c0 // str s0, [x6]
-	WORD $0x54fe4b03 // b.lo 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x910051c9 // add x9, x14, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0x54fe4a80 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x910061c9 // add x9, x14, #0x18
-	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x17fff251 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x54fe49c0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0x8b0903ae // add x14, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0001c1 // str s1, [x14]
-	WORD $0x540000cb // b.lt 0x385c <k_mul_panels_pairs+0x385c>
-	WORD $0x910011c9 // add x9, x14, #0x4
-	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x385c <k_mul_panels_pairs+0x385c>
-	WORD $0x910021c9 // add x9, x14, #0x8
-	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x910041c6 // add x6, x14, #0x10
-	WORD $0x360082ac // tbz w12, #0x0, 0x48b4 <k_mul_panels_pairs+0x48b4>
-	WORD $0x3d8000c0 // str q0, [x6]
-	WORD $0x17fff23f // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe4780 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffffae // b 0x3730 <k_mul_panels_pairs+0x3730>
+	WORD $0x540000cb // b.lt 0x3708 <k_mul_panels_pairs+0x3708>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009203 // st1 { v3.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x3708 <k_mul_panels_pairs+0x3708>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008203 // st1 { v3.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x3600028d // tbz w13, #0x0, 0x375c <k_mul_panels_pairs+0x375c>
+	WORD $0x3d800202 // str q2, [x16]
+	WORD $0x5280002d // mov w13, #0x1 // =1
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe55c0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402bee // ldr x14, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0x5400024d // b.le 0x3774 <k_mul_panels_pairs+0x3774>
+	WORD $0xaa0903ee // mov x14, x9
+	WORD $0x3c8105c1 // str q1, [x14], #0x10
+	WORD $0x3700032d // tbnz w13, #0x0, 0x379c <k_mul_panels_pairs+0x379c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001c0 // str s0, [x14]
+	WORD $0x54fe5483 // b.lo 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x9100512d // add x13, x9, #0x14
+	WORD $0xf100091f // cmp x8, #0x2
+	WORD $0x0d0091a0 // st1 { v0.s }[1], [x13]
+	WORD $0x54fe5400 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17fffab3 // b 0x2224 <k_mul_panels_pairs+0x2224>
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0xbd000202 // str s2, [x16]
+	WORD $0x54fe5380 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0x8b080129 // add x9, x9, x8
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x540000cb // b.lt 0x3794 <k_mul_panels_pairs+0x3794>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009101 // st1 { v1.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3794 <k_mul_panels_pairs+0x3794>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008101 // st1 { v1.s }[2], [x8]
+	WORD $0x9100412e // add x14, x9, #0x10
+	WORD $0x3600826d // tbz w13, #0x0, 0x47e4 <k_mul_panels_pairs+0x47e4>
+	WORD $0x3d8001c0 // str q0, [x14]
+	WORD $0x17fff28d // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe5140 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffffb0 // b 0x3670 <k_mul_panels_pairs+0x3670>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf100121f // cmp x16, #0x4
+	WORD $0xf100129f // cmp x20, #0x4
 	WORD $0x4e30d710 // fadd v16.4s, v24.4s, v16.4s
-	WORD $0x54005740 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x38b8 <k_mul_panels_pairs+0x38b8>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x38b8 <k_mul_panels_pairs+0x38b8>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
+	WORD $0x54005740 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9401fed // ldr x13, [sp, #0x38]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x37f0 <k_mul_panels_pairs+0x37f0>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x37f0 <k_mul_panels_pairs+0x37f0>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
 	WORD $0x4e27d707 // fadd v7.4s, v24.4s, v7.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x36000bab // tbz w11, #0x0, 0x3a34 <k_mul_panels_pairs+0x3a34>
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000ba8 // tbz w8, #0x0, 0x396c <k_mul_panels_pairs+0x396c>
 	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x540054e0 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x54000b6d // b.le 0x3a50 <k_mul_panels_pairs+0x3a50>
-	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x540054e0 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9401bed // ldr x13, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x54000b6d // b.le 0x3988 <k_mul_panels_pairs+0x3988>
+	WORD $0xaa0d03ee // mov x14, x13
 	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
 	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
-	WORD $0x37000c4b // tbnz w11, #0x0, 0x3a7c <k_mul_panels_pairs+0x3a7c>
+	WORD $0x37000c48 // tbnz w8, #0x0, 0x39b4 <k_mul_panels_pairs+0x39b4>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x391c <k_mul_panels_pairs+0x391c>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x391c <k_mul_panels_pairs+0x391c>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0x2a1f03eb // mov w11, wzr
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x3854 <k_mul_panels_pairs+0x3854>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3854 <k_mul_panels_pairs+0x3854>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
 	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54000b41 // b.ne 0x3a90 <k_mul_panels_pairs+0x3a90>
-	WORD $0x14000291 // b 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0x9100a3a9 // add x9, x29, #0x28
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54000b41 // b.ne 0x39c8 <k_mul_panels_pairs+0x39c8>
+	WORD $0x14000291 // b 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0x9100a130 // add x16, x9, #0x28
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x4d408135 // ld1 { v21.s }[2], [x9]
-	WORD $0x52800026 // mov w6, #0x1 // =1
+	WORD $0x4d408215 // ld1 { v21.s }[2], [x16]
+	WORD $0x52800030 // mov w16, #0x1 // =1
 	WORD $0x4e32d692 // fadd v18.4s, v20.4s, v18.4s
 	WORD $0x4e31d6b1 // fadd v17.4s, v21.4s, v17.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54ffbc80 // b.eq 0x30dc <k_mul_panels_pairs+0x30dc>
-	WORD $0x17fff998 // b 0x1fb0 <k_mul_panels_pairs+0x1fb0>
-	WORD $0x9100a3ab // add x11, x29, #0x28
-	WORD $0x2a1f03fb // mov w27, wzr
-	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54ffbcc0 // b.eq 0x301c <k_mul_panels_pairs+0x301c>
+	WORD $0x17fff99e // b 0x1f00 <k_mul_panels_pairs+0x1f00>
+	WORD $0x9100a128 // add x8, x9, #0x28
+	WORD $0x2a1f03f3 // mov w19, wzr
+	WORD $0x4d408109 // ld1 { v9.s }[2], [x8]
+	WORD $0x52800036 // mov w22, #0x1 // =1
 	WORD $0x4e3ed51e // fadd v30.4s, v8.4s, v30.4s
 	WORD $0x4e3dd53d // fadd v29.4s, v9.4s, v29.4s
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x540022e0 // b.eq 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0x17fffa35 // b 0x2248 <k_mul_panels_pairs+0x2248>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3998 <k_mul_panels_pairs+0x3998>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3998 <k_mul_panels_pairs+0x3998>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x39a4 <k_mul_panels_pairs+0x39a4>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x39c8 <k_mul_panels_pairs+0x39c8>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x39c8 <k_mul_panels_pairs+0x39c8>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x39c8 <k_mul_panels_pairs+0x39c8>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x39d4 <k_mul_panels_pairs+0x39d4>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x39f8 <k_mul_panels_pairs+0x39f8>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x39f8 <k_mul_panels_pairs+0x39f8>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x39f8 <k_mul_panels_pairs+0x39f8>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x540022e0 // b.eq 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0x17fffa40 // b 0x21ac <k_mul_panels_pairs+0x21ac>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x38d0 <k_mul_panels_pairs+0x38d0>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x38d0 <k_mul_panels_pairs+0x38d0>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x36000076 // tbz w22, #0x0, 0x38dc <k_mul_panels_pairs+0x38dc>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x3900 <k_mul_panels_pairs+0x3900>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x3900 <k_mul_panels_pairs+0x3900>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3900 <k_mul_panels_pairs+0x3900>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000073 // tbz w19, #0x0, 0x390c <k_mul_panels_pairs+0x390c>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x3930 <k_mul_panels_pairs+0x3930>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x3930 <k_mul_panels_pairs+0x3930>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3930 <k_mul_panels_pairs+0x3930>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
 	WORD $0x4e33d513 // fadd v19.4s, v8.4s, v19.4s
 	WORD $0x4e32d532 // fadd v18.4s, v9.4s, v18.4s
-	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0xf100169f // cmp x20, #0x5
 	WORD $0x4e31d551 // fadd v17.4s, v10.4s, v17.4s
-	WORD $0x54001e20 // b.eq 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x5400062d // b.le 0x3adc <k_mul_panels_pairs+0x3adc>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x14000037 // b 0x3afc <k_mul_panels_pairs+0x3afc>
-	WORD $0x2a1f03ec // mov w12, wzr
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe39c0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffff6c // b 0x37e0 <k_mul_panels_pairs+0x37e0>
+	WORD $0x54001e20 // b.eq 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400062d // b.le 0x3a14 <k_mul_panels_pairs+0x3a14>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x14000037 // b 0x3a34 <k_mul_panels_pairs+0x3a34>
+	WORD $0x2a1f03ed // mov w13, wzr
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe4380 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffff6e // b 0x3720 <k_mul_panels_pairs+0x3720>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf100161f // cmp x16, #0x5
+	WORD $0xf100169f // cmp x20, #0x5
 	WORD $0x4e26d706 // fadd v6.4s, v24.4s, v6.4s
-	WORD $0x54004980 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3a70 <k_mul_panels_pairs+0x3a70>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3a70 <k_mul_panels_pairs+0x3a70>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
+	WORD $0x54004980 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9401bed // ldr x13, [sp, #0x30]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x39a8 <k_mul_panels_pairs+0x39a8>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x39a8 <k_mul_panels_pairs+0x39a8>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
 	WORD $0x4e25d705 // fadd v5.4s, v24.4s, v5.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x3600088b // tbz w11, #0x0, 0x3b88 <k_mul_panels_pairs+0x3b88>
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000888 // tbz w8, #0x0, 0x3ac0 <k_mul_panels_pairs+0x3ac0>
 	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54004720 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x5400084d // b.le 0x3ba4 <k_mul_panels_pairs+0x3ba4>
-	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54004720 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x5400084d // b.le 0x3adc <k_mul_panels_pairs+0x3adc>
+	WORD $0xaa0d03ee // mov x14, x13
 	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
 	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
-	WORD $0x3700092b // tbnz w11, #0x0, 0x3bd0 <k_mul_panels_pairs+0x3bd0>
+	WORD $0x37000928 // tbnz w8, #0x0, 0x3b08 <k_mul_panels_pairs+0x3b08>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000e3 // b.lo 0x3ad4 <k_mul_panels_pairs+0x3ad4>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3ad4 <k_mul_panels_pairs+0x3ad4>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x14000040 // b 0x3bd8 <k_mul_panels_pairs+0x3bd8>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3afc <k_mul_panels_pairs+0x3afc>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3afc <k_mul_panels_pairs+0x3afc>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x3b08 <k_mul_panels_pairs+0x3b08>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x3b2c <k_mul_panels_pairs+0x3b2c>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x3b2c <k_mul_panels_pairs+0x3b2c>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3b2c <k_mul_panels_pairs+0x3b2c>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x3b38 <k_mul_panels_pairs+0x3b38>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x3b5c <k_mul_panels_pairs+0x3b5c>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x3b5c <k_mul_panels_pairs+0x3b5c>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3b5c <k_mul_panels_pairs+0x3b5c>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000e3 // b.lo 0x3a0c <k_mul_panels_pairs+0x3a0c>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3a0c <k_mul_panels_pairs+0x3a0c>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x14000040 // b 0x3b10 <k_mul_panels_pairs+0x3b10>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3a34 <k_mul_panels_pairs+0x3a34>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3a34 <k_mul_panels_pairs+0x3a34>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x36000076 // tbz w22, #0x0, 0x3a40 <k_mul_panels_pairs+0x3a40>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x3a64 <k_mul_panels_pairs+0x3a64>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x3a64 <k_mul_panels_pairs+0x3a64>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3a64 <k_mul_panels_pairs+0x3a64>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000073 // tbz w19, #0x0, 0x3a70 <k_mul_panels_pairs+0x3a70>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x3a94 <k_mul_panels_pairs+0x3a94>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x3a94 <k_mul_panels_pairs+0x3a94>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3a94 <k_mul_panels_pairs+0x3a94>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
 	WORD $0x4e30d510 // fadd v16.4s, v8.4s, v16.4s
 	WORD $0x4e27d527 // fadd v7.4s, v9.4s, v7.4s
-	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0xf1001a9f // cmp x20, #0x6
 	WORD $0x4e26d546 // fadd v6.4s, v10.4s, v6.4s
-	WORD $0x54001300 // b.eq 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x5400064d // b.le 0x3c44 <k_mul_panels_pairs+0x3c44>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x14000038 // b 0x3c64 <k_mul_panels_pairs+0x3c64>
+	WORD $0x54001300 // b.eq 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400064d // b.le 0x3b7c <k_mul_panels_pairs+0x3b7c>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x14000038 // b 0x3b9c <k_mul_panels_pairs+0x3b9c>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001a1f // cmp x16, #0x6
+	WORD $0xf1001a9f // cmp x20, #0x6
 	WORD $0x4e24d704 // fadd v4.4s, v24.4s, v4.4s
-	WORD $0x54003ee0 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3bc4 <k_mul_panels_pairs+0x3bc4>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3bc4 <k_mul_panels_pairs+0x3bc4>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
+	WORD $0x54003ee0 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf94017ed // ldr x13, [sp, #0x28]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3afc <k_mul_panels_pairs+0x3afc>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3afc <k_mul_panels_pairs+0x3afc>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
 	WORD $0x4e23d703 // fadd v3.4s, v24.4s, v3.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x3600092b // tbz w11, #0x0, 0x3cf0 <k_mul_panels_pairs+0x3cf0>
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x36000928 // tbz w8, #0x0, 0x3c28 <k_mul_panels_pairs+0x3c28>
 	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x5280002b // mov w11, #0x1 // =1
+	WORD $0x52800028 // mov w8, #0x1 // =1
 	WORD $0x4e22d702 // fadd v2.4s, v24.4s, v2.4s
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54003c80 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x540008ed // b.le 0x3d0c <k_mul_panels_pairs+0x3d0c>
-	WORD $0xaa0c03ee // mov x14, x12
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54003c80 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9400bed // ldr x13, [sp, #0x10]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0x540008ed // b.le 0x3c44 <k_mul_panels_pairs+0x3c44>
+	WORD $0xaa0d03ee // mov x14, x13
 	WORD $0x3cc105d8 // ldr q24, [x14], #0x10
 	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
-	WORD $0x370009cb // tbnz w11, #0x0, 0x3d38 <k_mul_panels_pairs+0x3d38>
+	WORD $0x370009c8 // tbnz w8, #0x0, 0x3c70 <k_mul_panels_pairs+0x3c70>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x54003b03 // b.lo 0x436c <k_mul_panels_pairs+0x436c>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54003a80 // b.eq 0x436c <k_mul_panels_pairs+0x436c>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
-	WORD $0x140001d1 // b 0x436c <k_mul_panels_pairs+0x436c>
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0xbd000161 // str s1, [x11]
-	WORD $0x54fe2980 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x8b0903ab // add x11, x29, x9
-	WORD $0x17fffb29 // b 0x28e4 <k_mul_panels_pairs+0x28e4>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3c64 <k_mul_panels_pairs+0x3c64>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3c64 <k_mul_panels_pairs+0x3c64>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x3c70 <k_mul_panels_pairs+0x3c70>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x3c94 <k_mul_panels_pairs+0x3c94>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x3c94 <k_mul_panels_pairs+0x3c94>
-	WORD $0x91005186 // add x6, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d4090c9 // ld1 { v9.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3c94 <k_mul_panels_pairs+0x3c94>
-	WORD $0x91006186 // add x6, x12, #0x18
-	WORD $0x4d4080c9 // ld1 { v9.s }[2], [x6]
-	WORD $0x3600007b // tbz w27, #0x0, 0x3ca0 <k_mul_panels_pairs+0x3ca0>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x3cc4 <k_mul_panels_pairs+0x3cc4>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x3cc4 <k_mul_panels_pairs+0x3cc4>
-	WORD $0x91009186 // add x6, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d4090ca // ld1 { v10.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3cc4 <k_mul_panels_pairs+0x3cc4>
-	WORD $0x9100a18c // add x12, x12, #0x28
-	WORD $0x4d40818a // ld1 { v10.s }[2], [x12]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x54003b03 // b.lo 0x42a4 <k_mul_panels_pairs+0x42a4>
+	WORD $0x910051a8 // add x8, x13, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d409118 // ld1 { v24.s }[1], [x8]
+	WORD $0x54003a80 // b.eq 0x42a4 <k_mul_panels_pairs+0x42a4>
+	WORD $0x910061a8 // add x8, x13, #0x18
+	WORD $0x4d408118 // ld1 { v24.s }[2], [x8]
+	WORD $0x140001d1 // b 0x42a4 <k_mul_panels_pairs+0x42a4>
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0xbd000101 // str s1, [x8]
+	WORD $0x54fe3340 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x17fffb2b // b 0x2824 <k_mul_panels_pairs+0x2824>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3b9c <k_mul_panels_pairs+0x3b9c>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3b9c <k_mul_panels_pairs+0x3b9c>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x36000076 // tbz w22, #0x0, 0x3ba8 <k_mul_panels_pairs+0x3ba8>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x3bcc <k_mul_panels_pairs+0x3bcc>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x3bcc <k_mul_panels_pairs+0x3bcc>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3bcc <k_mul_panels_pairs+0x3bcc>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000073 // tbz w19, #0x0, 0x3bd8 <k_mul_panels_pairs+0x3bd8>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x3bfc <k_mul_panels_pairs+0x3bfc>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x3bfc <k_mul_panels_pairs+0x3bfc>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3bfc <k_mul_panels_pairs+0x3bfc>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
 	WORD $0x4e25d505 // fadd v5.4s, v8.4s, v5.4s
 	WORD $0x4e24d524 // fadd v4.4s, v9.4s, v4.4s
-	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0xf1001e9f // cmp x20, #0x7
 	WORD $0x4e23d543 // fadd v3.4s, v10.4s, v3.4s
-	WORD $0x540007c0 // b.eq 0x3dcc <k_mul_panels_pairs+0x3dcc>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x540002ed // b.le 0x3d40 <k_mul_panels_pairs+0x3d40>
-	WORD $0x3dc00188 // ldr q8, [x12]
-	WORD $0x1400001d // b 0x3d60 <k_mul_panels_pairs+0x3d60>
+	WORD $0x540007c0 // b.eq 0x3d04 <k_mul_panels_pairs+0x3d04>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540002ed // b.le 0x3c78 <k_mul_panels_pairs+0x3c78>
+	WORD $0x3dc00108 // ldr q8, [x8]
+	WORD $0x1400001d // b 0x3c98 <k_mul_panels_pairs+0x3c98>
 	WORD $0xbd4001d8 // ldr s24, [x14]
-	WORD $0xf1001e1f // cmp x16, #0x7
+	WORD $0xf1001e9f // cmp x20, #0x7
 	WORD $0x4e22d702 // fadd v2.4s, v24.4s, v2.4s
-	WORD $0x540033a0 // b.eq 0x4370 <k_mul_panels_pairs+0x4370>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xbd400198 // ldr s24, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3d2c <k_mul_panels_pairs+0x3d2c>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d409138 // ld1 { v24.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x3d2c <k_mul_panels_pairs+0x3d2c>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d408138 // ld1 { v24.s }[2], [x9]
+	WORD $0x540033a0 // b.eq 0x42a8 <k_mul_panels_pairs+0x42a8>
+	WORD $0xf9400bed // ldr x13, [sp, #0x10]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d012d // add x13, x9, x13
+	WORD $0xbd4001b8 // ldr s24, [x13]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3c64 <k_mul_panels_pairs+0x3c64>
+	WORD $0x910011ae // add x14, x13, #0x4
+	WORD $0x0d4091d8 // ld1 { v24.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3c64 <k_mul_panels_pairs+0x3c64>
+	WORD $0x910021ae // add x14, x13, #0x8
+	WORD $0x4d4081d8 // ld1 { v24.s }[2], [x14]
 	WORD $0x4e21d701 // fadd v1.4s, v24.4s, v1.4s
-	WORD $0x9100418e // add x14, x12, #0x10
-	WORD $0x360031ab // tbz w11, #0x0, 0x4368 <k_mul_panels_pairs+0x4368>
+	WORD $0x910041ae // add x14, x13, #0x10
+	WORD $0x360031a8 // tbz w8, #0x0, 0x42a0 <k_mul_panels_pairs+0x42a0>
 	WORD $0x3dc001d8 // ldr q24, [x14]
-	WORD $0x1400018c // b 0x436c <k_mul_panels_pairs+0x436c>
-	WORD $0xbd400188 // ldr s8, [x12]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x540000cb // b.lt 0x3d60 <k_mul_panels_pairs+0x3d60>
-	WORD $0x91001186 // add x6, x12, #0x4
-	WORD $0x0d4090c8 // ld1 { v8.s }[1], [x6]
-	WORD $0x54000060 // b.eq 0x3d60 <k_mul_panels_pairs+0x3d60>
-	WORD $0x91002186 // add x6, x12, #0x8
-	WORD $0x4d4080c8 // ld1 { v8.s }[2], [x6]
-	WORD $0x3600006b // tbz w11, #0x0, 0x3d6c <k_mul_panels_pairs+0x3d6c>
-	WORD $0x3dc00589 // ldr q9, [x12, #0x10]
-	WORD $0x1400000a // b 0x3d90 <k_mul_panels_pairs+0x3d90>
-	WORD $0xbd401189 // ldr s9, [x12, #0x10]
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0x540000eb // b.lt 0x3d90 <k_mul_panels_pairs+0x3d90>
-	WORD $0x9100518b // add x11, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d409169 // ld1 { v9.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3d90 <k_mul_panels_pairs+0x3d90>
-	WORD $0x9100618b // add x11, x12, #0x18
-	WORD $0x4d408169 // ld1 { v9.s }[2], [x11]
-	WORD $0x3600007b // tbz w27, #0x0, 0x3d9c <k_mul_panels_pairs+0x3d9c>
-	WORD $0x3dc0098a // ldr q10, [x12, #0x20]
-	WORD $0x1400000a // b 0x3dc0 <k_mul_panels_pairs+0x3dc0>
-	WORD $0xbd40218a // ldr s10, [x12, #0x20]
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0x540000eb // b.lt 0x3dc0 <k_mul_panels_pairs+0x3dc0>
-	WORD $0x9100918b // add x11, x12, #0x24
-	WORD $0xf1000b5f // cmp x26, #0x2
-	WORD $0x0d40916a // ld1 { v10.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3dc0 <k_mul_panels_pairs+0x3dc0>
-	WORD $0x9100a18b // add x11, x12, #0x28
-	WORD $0x4d40816a // ld1 { v10.s }[2], [x11]
+	WORD $0x1400018c // b 0x42a4 <k_mul_panels_pairs+0x42a4>
+	WORD $0xbd400108 // ldr s8, [x8]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x540000cb // b.lt 0x3c98 <k_mul_panels_pairs+0x3c98>
+	WORD $0x9100110e // add x14, x8, #0x4
+	WORD $0x0d4091c8 // ld1 { v8.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3c98 <k_mul_panels_pairs+0x3c98>
+	WORD $0x9100210e // add x14, x8, #0x8
+	WORD $0x4d4081c8 // ld1 { v8.s }[2], [x14]
+	WORD $0x36000076 // tbz w22, #0x0, 0x3ca4 <k_mul_panels_pairs+0x3ca4>
+	WORD $0x3dc00509 // ldr q9, [x8, #0x10]
+	WORD $0x1400000a // b 0x3cc8 <k_mul_panels_pairs+0x3cc8>
+	WORD $0xbd401109 // ldr s9, [x8, #0x10]
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0x540000eb // b.lt 0x3cc8 <k_mul_panels_pairs+0x3cc8>
+	WORD $0x9100510e // add x14, x8, #0x14
+	WORD $0xf1000abf // cmp x21, #0x2
+	WORD $0x0d4091c9 // ld1 { v9.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3cc8 <k_mul_panels_pairs+0x3cc8>
+	WORD $0x9100610e // add x14, x8, #0x18
+	WORD $0x4d4081c9 // ld1 { v9.s }[2], [x14]
+	WORD $0x36000073 // tbz w19, #0x0, 0x3cd4 <k_mul_panels_pairs+0x3cd4>
+	WORD $0x3dc0090a // ldr q10, [x8, #0x20]
+	WORD $0x1400000a // b 0x3cf8 <k_mul_panels_pairs+0x3cf8>
+	WORD $0xbd40210a // ldr s10, [x8, #0x20]
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0x540000eb // b.lt 0x3cf8 <k_mul_panels_pairs+0x3cf8>
+	WORD $0x9100910e // add x14, x8, #0x24
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d4091ca // ld1 { v10.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x3cf8 <k_mul_panels_pairs+0x3cf8>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d40810a // ld1 { v10.s }[2], [x8]
 	WORD $0x4e22d502 // fadd v2.4s, v8.4s, v2.4s
 	WORD $0x4e21d521 // fadd v1.4s, v9.4s, v1.4s
 	WORD $0x4e20d540 // fadd v0.4s, v10.4s, v0.4s
-	WORD $0xf940240b // ldr x11, [x0, #0x48]
-	WORD $0xf100057f // cmp x11, #0x1
-	WORD $0x54000261 // b.ne 0x3e20 <k_mul_panels_pairs+0x3e20>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe1c4b // b.lt 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400038d // b.le 0x3e54 <k_mul_panels_pairs+0x3e54>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0x3d8003bf // str q31, [x29]
-	WORD $0x540005c9 // b.ls 0x3eac <k_mul_panels_pairs+0x3eac>
-	WORD $0xf1002fdf // cmp x30, #0xb
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0x3d8007be // str q30, [x29, #0x10]
-	WORD $0x54000ba9 // b.ls 0x3f78 <k_mul_panels_pairs+0x3f78>
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000261 // b.ne 0x3d58 <k_mul_panels_pairs+0x3d58>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe260b // b.lt 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400038d // b.le 0x3d8c <k_mul_panels_pairs+0x3d8c>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010ad // sub x13, x5, #0x4
+	WORD $0x3d80013f // str q31, [x9]
+	WORD $0x540005c9 // b.ls 0x3de4 <k_mul_panels_pairs+0x3de4>
+	WORD $0xf1002cbf // cmp x5, #0xb
+	WORD $0xd10020b3 // sub x19, x5, #0x8
+	WORD $0x3d80053e // str q30, [x9, #0x10]
+	WORD $0x54000ba9 // b.ls 0x3eb0 <k_mul_panels_pairs+0x3eb0>
+	WORD $0x52800030 // mov w16, #0x1 // =1
+	WORD $0x3d80093d // str q29, [x9, #0x20]
 	WORD $0x5280002e // mov w14, #0x1 // =1
-	WORD $0x3d800bbd // str q29, [x29, #0x20]
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe1a60 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x1400001e // b 0x3e94 <k_mul_panels_pairs+0x3e94>
-	WORD $0xad00795f // stp q31, q30, [x10]
-	WORD $0xad01715d // stp q29, q28, [x10, #0x20]
-	WORD $0xad02695b // stp q27, q26, [x10, #0x40]
-	WORD $0xad036159 // stp q25, q24, [x10, #0x60]
-	WORD $0xad045957 // stp q23, q22, [x10, #0x80]
-	WORD $0xad055155 // stp q21, q20, [x10, #0xa0]
-	WORD $0xad064953 // stp q19, q18, [x10, #0xc0]
-	WORD $0xad074151 // stp q17, q16, [x10, #0xe0]
-	WORD $0xad081947 // stp q7, q6, [x10, #0x100]
-	WORD $0xad091145 // stp q5, q4, [x10, #0x120]
-	WORD $0xad0a0943 // stp q3, q2, [x10, #0x140]
-	WORD $0xad0b0141 // stp q1, q0, [x10, #0x160]
-	WORD $0x17fff0c5 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003bf // str s31, [x29]
-	WORD $0x540000cb // b.lt 0x3e74 <k_mul_panels_pairs+0x3e74>
-	WORD $0x910013ab // add x11, x29, #0x4
-	WORD $0x0d00917f // st1 { v31.s }[1], [x11]
-	WORD $0x54000060 // b.eq 0x3e74 <k_mul_panels_pairs+0x3e74>
-	WORD $0x910023ab // add x11, x29, #0x8
-	WORD $0x4d00817f // st1 { v31.s }[2], [x11]
-	WORD $0xd10013cb // sub x11, x30, #0x4
-	WORD $0xbd0013be // str s30, [x29, #0x10]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe2420 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x1400001e // b 0x3dcc <k_mul_panels_pairs+0x3dcc>
+	WORD $0xad00799f // stp q31, q30, [x12]
+	WORD $0xad01719d // stp q29, q28, [x12, #0x20]
+	WORD $0xad02699b // stp q27, q26, [x12, #0x40]
+	WORD $0xad036199 // stp q25, q24, [x12, #0x60]
+	WORD $0xad045997 // stp q23, q22, [x12, #0x80]
+	WORD $0xad055195 // stp q21, q20, [x12, #0xa0]
+	WORD $0xad064993 // stp q19, q18, [x12, #0xc0]
+	WORD $0xad074191 // stp q17, q16, [x12, #0xe0]
+	WORD $0xad081987 // stp q7, q6, [x12, #0x100]
+	WORD $0xad091185 // stp q5, q4, [x12, #0x120]
+	WORD $0xad0a0983 // stp q3, q2, [x12, #0x140]
+	WORD $0xad0b0181 // stp q1, q0, [x12, #0x160]
+	WORD $0x17fff113 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd00013f // str s31, [x9]
+	WORD $0x540000cb // b.lt 0x3dac <k_mul_panels_pairs+0x3dac>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d00911f // st1 { v31.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x3dac <k_mul_panels_pairs+0x3dac>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d00811f // st1 { v31.s }[2], [x8]
+	WORD $0xd10010ad // sub x13, x5, #0x4
+	WORD $0xbd00113e // str s30, [x9, #0x10]
+	WORD $0x2a1f03f0 // mov w16, wzr
 	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x2a1f03fa // mov w26, wzr
-	WORD $0xd10023cc // sub x12, x30, #0x8
-	WORD $0xbd0023bd // str s29, [x29, #0x20]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe16a0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090ba6 // add x6, x29, x9, lsl #2
-	WORD $0x540001cd // b.le 0x3ed8 <k_mul_panels_pairs+0x3ed8>
-	WORD $0x3d8000dc // str q28, [x6]
-	WORD $0x14000014 // b 0x3ef8 <k_mul_panels_pairs+0x3ef8>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013be // str s30, [x29, #0x10]
-	WORD $0x54fffe43 // b.lo 0x3e7c <k_mul_panels_pairs+0x3e7c>
-	WORD $0x910053ac // add x12, x29, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d00919e // st1 { v30.s }[1], [x12]
-	WORD $0x54fffdc0 // b.eq 0x3e7c <k_mul_panels_pairs+0x3e7c>
-	WORD $0x910063ab // add x11, x29, #0x18
-	WORD $0x4d00817e // st1 { v30.s }[2], [x11]
-	WORD $0x5280006b // mov w11, #0x3 // =3
-	WORD $0x17ffffea // b 0x3e7c <k_mul_panels_pairs+0x3e7c>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000dc // str s28, [x6]
-	WORD $0x540000cb // b.lt 0x3ef8 <k_mul_panels_pairs+0x3ef8>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d00931c // st1 { v28.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3ef8 <k_mul_panels_pairs+0x3ef8>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d00831c // st1 { v28.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3f04 <k_mul_panels_pairs+0x3f04>
-	WORD $0x3d8004db // str q27, [x6, #0x10]
-	WORD $0x1400000a // b 0x3f28 <k_mul_panels_pairs+0x3f28>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010db // str s27, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3f28 <k_mul_panels_pairs+0x3f28>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d00931b // st1 { v27.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3f28 <k_mul_panels_pairs+0x3f28>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d00831b // st1 { v27.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x3f34 <k_mul_panels_pairs+0x3f34>
-	WORD $0x3d8008da // str q26, [x6, #0x20]
-	WORD $0x1400000a // b 0x3f58 <k_mul_panels_pairs+0x3f58>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020da // str s26, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x3f58 <k_mul_panels_pairs+0x3f58>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d00931a // st1 { v26.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3f58 <k_mul_panels_pairs+0x3f58>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080da // st1 { v26.s }[2], [x6]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fe1040 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903a6 // add x6, x29, x9
-	WORD $0x540001ed // b.le 0x3fa8 <k_mul_panels_pairs+0x3fa8>
-	WORD $0x3d8000d9 // str q25, [x6]
-	WORD $0x14000015 // b 0x3fc8 <k_mul_panels_pairs+0x3fc8>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0023bd // str s29, [x29, #0x20]
-	WORD $0x540000a3 // b.lo 0x3f94 <k_mul_panels_pairs+0x3f94>
-	WORD $0x910093ae // add x14, x29, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d0091dd // st1 { v29.s }[1], [x14]
-	WORD $0x54000ac1 // b.ne 0x40e8 <k_mul_panels_pairs+0x40e8>
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe0e20 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffffbc // b 0x3e94 <k_mul_panels_pairs+0x3e94>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000d9 // str s25, [x6]
-	WORD $0x540000cb // b.lt 0x3fc8 <k_mul_panels_pairs+0x3fc8>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009319 // st1 { v25.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3fc8 <k_mul_panels_pairs+0x3fc8>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008319 // st1 { v25.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x3fd4 <k_mul_panels_pairs+0x3fd4>
-	WORD $0x3d8004d8 // str q24, [x6, #0x10]
-	WORD $0x1400000a // b 0x3ff8 <k_mul_panels_pairs+0x3ff8>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010d8 // str s24, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x3ff8 <k_mul_panels_pairs+0x3ff8>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009318 // st1 { v24.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x3ff8 <k_mul_panels_pairs+0x3ff8>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008318 // st1 { v24.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x4004 <k_mul_panels_pairs+0x4004>
-	WORD $0x3d8008d7 // str q23, [x6, #0x20]
-	WORD $0x1400000a // b 0x4028 <k_mul_panels_pairs+0x4028>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020d7 // str s23, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x4028 <k_mul_panels_pairs+0x4028>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009317 // st1 { v23.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4028 <k_mul_panels_pairs+0x4028>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080d7 // st1 { v23.s }[2], [x6]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fe09c0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903a6 // add x6, x29, x9
-	WORD $0x5400006d // b.le 0x4048 <k_mul_panels_pairs+0x4048>
-	WORD $0x3d8000d6 // str q22, [x6]
-	WORD $0x14000009 // b 0x4068 <k_mul_panels_pairs+0x4068>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000d6 // str s22, [x6]
-	WORD $0x540000cb // b.lt 0x4068 <k_mul_panels_pairs+0x4068>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009316 // st1 { v22.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4068 <k_mul_panels_pairs+0x4068>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008316 // st1 { v22.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x4074 <k_mul_panels_pairs+0x4074>
-	WORD $0x3d8004d5 // str q21, [x6, #0x10]
-	WORD $0x1400000a // b 0x4098 <k_mul_panels_pairs+0x4098>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010d5 // str s21, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x4098 <k_mul_panels_pairs+0x4098>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009315 // st1 { v21.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4098 <k_mul_panels_pairs+0x4098>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008315 // st1 { v21.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x40a4 <k_mul_panels_pairs+0x40a4>
-	WORD $0x3d8008d4 // str q20, [x6, #0x20]
-	WORD $0x1400000a // b 0x40c8 <k_mul_panels_pairs+0x40c8>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020d4 // str s20, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x40c8 <k_mul_panels_pairs+0x40c8>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009314 // st1 { v20.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x40c8 <k_mul_panels_pairs+0x40c8>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080d4 // st1 { v20.s }[2], [x6]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fe04c0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903a6 // add x6, x29, x9
-	WORD $0x5400014d // b.le 0x4104 <k_mul_panels_pairs+0x4104>
-	WORD $0x3d8000d3 // str q19, [x6]
-	WORD $0x14000010 // b 0x4124 <k_mul_panels_pairs+0x4124>
-	WORD $0x9100a3a6 // add x6, x29, #0x28
-	WORD $0x2a1f03ee // mov w14, wzr
-	WORD $0x4d0080dd // st1 { v29.s }[2], [x6]
-	WORD $0x5280003a // mov w26, #0x1 // =1
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fe0340 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffff65 // b 0x3e94 <k_mul_panels_pairs+0x3e94>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000d3 // str s19, [x6]
-	WORD $0x540000cb // b.lt 0x4124 <k_mul_panels_pairs+0x4124>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009313 // st1 { v19.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4124 <k_mul_panels_pairs+0x4124>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008313 // st1 { v19.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x4130 <k_mul_panels_pairs+0x4130>
-	WORD $0x3d8004d2 // str q18, [x6, #0x10]
-	WORD $0x1400000a // b 0x4154 <k_mul_panels_pairs+0x4154>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010d2 // str s18, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x4154 <k_mul_panels_pairs+0x4154>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009312 // st1 { v18.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4154 <k_mul_panels_pairs+0x4154>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008312 // st1 { v18.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x4160 <k_mul_panels_pairs+0x4160>
-	WORD $0x3d8008d1 // str q17, [x6, #0x20]
-	WORD $0x1400000a // b 0x4184 <k_mul_panels_pairs+0x4184>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020d1 // str s17, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x4184 <k_mul_panels_pairs+0x4184>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009311 // st1 { v17.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4184 <k_mul_panels_pairs+0x4184>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080d1 // st1 { v17.s }[2], [x6]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54fdfee0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903a6 // add x6, x29, x9
-	WORD $0x5400006d // b.le 0x41a4 <k_mul_panels_pairs+0x41a4>
-	WORD $0x3d8000d0 // str q16, [x6]
-	WORD $0x14000009 // b 0x41c4 <k_mul_panels_pairs+0x41c4>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000d0 // str s16, [x6]
-	WORD $0x540000cb // b.lt 0x41c4 <k_mul_panels_pairs+0x41c4>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009310 // st1 { v16.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x41c4 <k_mul_panels_pairs+0x41c4>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008310 // st1 { v16.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x41d0 <k_mul_panels_pairs+0x41d0>
-	WORD $0x3d8004c7 // str q7, [x6, #0x10]
-	WORD $0x1400000a // b 0x41f4 <k_mul_panels_pairs+0x41f4>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010c7 // str s7, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x41f4 <k_mul_panels_pairs+0x41f4>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009307 // st1 { v7.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x41f4 <k_mul_panels_pairs+0x41f4>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008307 // st1 { v7.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x4200 <k_mul_panels_pairs+0x4200>
-	WORD $0x3d8008c6 // str q6, [x6, #0x20]
-	WORD $0x1400000a // b 0x4224 <k_mul_panels_pairs+0x4224>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020c6 // str s6, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x4224 <k_mul_panels_pairs+0x4224>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009306 // st1 { v6.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4224 <k_mul_panels_pairs+0x4224>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080c6 // st1 { v6.s }[2], [x6]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54fdf9e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903a6 // add x6, x29, x9
-	WORD $0x5400006d // b.le 0x4244 <k_mul_panels_pairs+0x4244>
-	WORD $0x3d8000c5 // str q5, [x6]
-	WORD $0x14000009 // b 0x4264 <k_mul_panels_pairs+0x4264>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000c5 // str s5, [x6]
-	WORD $0x540000cb // b.lt 0x4264 <k_mul_panels_pairs+0x4264>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009305 // st1 { v5.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4264 <k_mul_panels_pairs+0x4264>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008305 // st1 { v5.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x4270 <k_mul_panels_pairs+0x4270>
-	WORD $0x3d8004c4 // str q4, [x6, #0x10]
-	WORD $0x1400000a // b 0x4294 <k_mul_panels_pairs+0x4294>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010c4 // str s4, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x4294 <k_mul_panels_pairs+0x4294>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009304 // st1 { v4.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4294 <k_mul_panels_pairs+0x4294>
-	WORD $0x910060d8 // add x24, x6, #0x18
-	WORD $0x4d008304 // st1 { v4.s }[2], [x24]
-	WORD $0x3600006e // tbz w14, #0x0, 0x42a0 <k_mul_panels_pairs+0x42a0>
-	WORD $0x3d8008c3 // str q3, [x6, #0x20]
-	WORD $0x1400000a // b 0x42c4 <k_mul_panels_pairs+0x42c4>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020c3 // str s3, [x6, #0x20]
-	WORD $0x540000eb // b.lt 0x42c4 <k_mul_panels_pairs+0x42c4>
-	WORD $0x910090d8 // add x24, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009303 // st1 { v3.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x42c4 <k_mul_panels_pairs+0x42c4>
-	WORD $0x9100a0c6 // add x6, x6, #0x28
-	WORD $0x4d0080c3 // st1 { v3.s }[2], [x6]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54fdf4e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903a6 // add x6, x29, x9
-	WORD $0x5400006d // b.le 0x42e4 <k_mul_panels_pairs+0x42e4>
-	WORD $0x3d8000c2 // str q2, [x6]
-	WORD $0x14000009 // b 0x4304 <k_mul_panels_pairs+0x4304>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x540000cb // b.lt 0x4304 <k_mul_panels_pairs+0x4304>
-	WORD $0x910010d8 // add x24, x6, #0x4
-	WORD $0x0d009302 // st1 { v2.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4304 <k_mul_panels_pairs+0x4304>
-	WORD $0x910020d8 // add x24, x6, #0x8
-	WORD $0x4d008302 // st1 { v2.s }[2], [x24]
-	WORD $0x3600007a // tbz w26, #0x0, 0x4310 <k_mul_panels_pairs+0x4310>
-	WORD $0x3d8004c1 // str q1, [x6, #0x10]
-	WORD $0x1400000a // b 0x4334 <k_mul_panels_pairs+0x4334>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0010c1 // str s1, [x6, #0x10]
-	WORD $0x540000eb // b.lt 0x4334 <k_mul_panels_pairs+0x4334>
-	WORD $0x910050d8 // add x24, x6, #0x14
-	WORD $0xf100097f // cmp x11, #0x2
-	WORD $0x0d009301 // st1 { v1.s }[1], [x24]
-	WORD $0x54000060 // b.eq 0x4334 <k_mul_panels_pairs+0x4334>
-	WORD $0x910060cb // add x11, x6, #0x18
-	WORD $0x4d008161 // st1 { v1.s }[2], [x11]
-	WORD $0x3600006e // tbz w14, #0x0, 0x4340 <k_mul_panels_pairs+0x4340>
-	WORD $0x3d8008c0 // str q0, [x6, #0x20]
-	WORD $0x17ffef8a // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1002bdf // cmp x30, #0xa
-	WORD $0xbd0020c0 // str s0, [x6, #0x20]
-	WORD $0x54fdf0eb // b.lt 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x910090cb // add x11, x6, #0x24
-	WORD $0xf100099f // cmp x12, #0x2
-	WORD $0x0d009160 // st1 { v0.s }[1], [x11]
-	WORD $0x54fdf060 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x9100a0cb // add x11, x6, #0x28
-	WORD $0x4d008160 // st1 { v0.s }[2], [x11]
-	WORD $0x17ffef80 // b 0x164 <k_mul_panels_pairs+0x164>
+	WORD $0xd10020b3 // sub x19, x5, #0x8
+	WORD $0xbd00213d // str s29, [x9, #0x20]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe2060 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fe8 // ldr x8, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080928 // add x8, x9, x8, lsl #2
+	WORD $0x540001cd // b.le 0x3e10 <k_mul_panels_pairs+0x3e10>
+	WORD $0x3d80011c // str q28, [x8]
+	WORD $0x14000014 // b 0x3e30 <k_mul_panels_pairs+0x3e30>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd00113e // str s30, [x9, #0x10]
+	WORD $0x54fffe43 // b.lo 0x3db4 <k_mul_panels_pairs+0x3db4>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d00911e // st1 { v30.s }[1], [x8]
+	WORD $0x54fffdc0 // b.eq 0x3db4 <k_mul_panels_pairs+0x3db4>
+	WORD $0x91006128 // add x8, x9, #0x18
+	WORD $0x5280006d // mov w13, #0x3 // =3
+	WORD $0x4d00811e // st1 { v30.s }[2], [x8]
+	WORD $0x17ffffea // b 0x3db4 <k_mul_panels_pairs+0x3db4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd00011c // str s28, [x8]
+	WORD $0x540000cb // b.lt 0x3e30 <k_mul_panels_pairs+0x3e30>
+	WORD $0x91001101 // add x1, x8, #0x4
+	WORD $0x0d00903c // st1 { v28.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x3e30 <k_mul_panels_pairs+0x3e30>
+	WORD $0x91002101 // add x1, x8, #0x8
+	WORD $0x4d00803c // st1 { v28.s }[2], [x1]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3e3c <k_mul_panels_pairs+0x3e3c>
+	WORD $0x3d80051b // str q27, [x8, #0x10]
+	WORD $0x1400000a // b 0x3e60 <k_mul_panels_pairs+0x3e60>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd00111b // str s27, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3e60 <k_mul_panels_pairs+0x3e60>
+	WORD $0x91005101 // add x1, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d00903b // st1 { v27.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x3e60 <k_mul_panels_pairs+0x3e60>
+	WORD $0x91006101 // add x1, x8, #0x18
+	WORD $0x4d00803b // st1 { v27.s }[2], [x1]
+	WORD $0x36000070 // tbz w16, #0x0, 0x3e6c <k_mul_panels_pairs+0x3e6c>
+	WORD $0x3d80091a // str q26, [x8, #0x20]
+	WORD $0x1400000a // b 0x3e90 <k_mul_panels_pairs+0x3e90>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd00211a // str s26, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x3e90 <k_mul_panels_pairs+0x3e90>
+	WORD $0x91009101 // add x1, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d00903a // st1 { v26.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x3e90 <k_mul_panels_pairs+0x3e90>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d00811a // st1 { v26.s }[2], [x8]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fe1a00 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037e8 // ldr x8, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x540001ed // b.le 0x3ee0 <k_mul_panels_pairs+0x3ee0>
+	WORD $0x3d800119 // str q25, [x8]
+	WORD $0x14000015 // b 0x3f00 <k_mul_panels_pairs+0x3f00>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd00213d // str s29, [x9, #0x20]
+	WORD $0x540000a3 // b.lo 0x3ecc <k_mul_panels_pairs+0x3ecc>
+	WORD $0x91009128 // add x8, x9, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d00911d // st1 { v29.s }[1], [x8]
+	WORD $0x54000ac1 // b.ne 0x4020 <k_mul_panels_pairs+0x4020>
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe17e0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffffbc // b 0x3dcc <k_mul_panels_pairs+0x3dcc>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000119 // str s25, [x8]
+	WORD $0x540000cb // b.lt 0x3f00 <k_mul_panels_pairs+0x3f00>
+	WORD $0x91001101 // add x1, x8, #0x4
+	WORD $0x0d009039 // st1 { v25.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x3f00 <k_mul_panels_pairs+0x3f00>
+	WORD $0x91002101 // add x1, x8, #0x8
+	WORD $0x4d008039 // st1 { v25.s }[2], [x1]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3f0c <k_mul_panels_pairs+0x3f0c>
+	WORD $0x3d800518 // str q24, [x8, #0x10]
+	WORD $0x1400000a // b 0x3f30 <k_mul_panels_pairs+0x3f30>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001118 // str s24, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3f30 <k_mul_panels_pairs+0x3f30>
+	WORD $0x91005101 // add x1, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009038 // st1 { v24.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x3f30 <k_mul_panels_pairs+0x3f30>
+	WORD $0x91006101 // add x1, x8, #0x18
+	WORD $0x4d008038 // st1 { v24.s }[2], [x1]
+	WORD $0x36000070 // tbz w16, #0x0, 0x3f3c <k_mul_panels_pairs+0x3f3c>
+	WORD $0x3d800917 // str q23, [x8, #0x20]
+	WORD $0x1400000a // b 0x3f60 <k_mul_panels_pairs+0x3f60>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002117 // str s23, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x3f60 <k_mul_panels_pairs+0x3f60>
+	WORD $0x91009101 // add x1, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009037 // st1 { v23.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x3f60 <k_mul_panels_pairs+0x3f60>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008117 // st1 { v23.s }[2], [x8]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fe1380 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402be8 // ldr x8, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400006d // b.le 0x3f80 <k_mul_panels_pairs+0x3f80>
+	WORD $0x3d800116 // str q22, [x8]
+	WORD $0x14000009 // b 0x3fa0 <k_mul_panels_pairs+0x3fa0>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000116 // str s22, [x8]
+	WORD $0x540000cb // b.lt 0x3fa0 <k_mul_panels_pairs+0x3fa0>
+	WORD $0x91001101 // add x1, x8, #0x4
+	WORD $0x0d009036 // st1 { v22.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x3fa0 <k_mul_panels_pairs+0x3fa0>
+	WORD $0x91002101 // add x1, x8, #0x8
+	WORD $0x4d008036 // st1 { v22.s }[2], [x1]
+	WORD $0x3600006e // tbz w14, #0x0, 0x3fac <k_mul_panels_pairs+0x3fac>
+	WORD $0x3d800515 // str q21, [x8, #0x10]
+	WORD $0x1400000a // b 0x3fd0 <k_mul_panels_pairs+0x3fd0>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001115 // str s21, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x3fd0 <k_mul_panels_pairs+0x3fd0>
+	WORD $0x91005101 // add x1, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009035 // st1 { v21.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x3fd0 <k_mul_panels_pairs+0x3fd0>
+	WORD $0x91006101 // add x1, x8, #0x18
+	WORD $0x4d008035 // st1 { v21.s }[2], [x1]
+	WORD $0x36000070 // tbz w16, #0x0, 0x3fdc <k_mul_panels_pairs+0x3fdc>
+	WORD $0x3d800914 // str q20, [x8, #0x20]
+	WORD $0x1400000a // b 0x4000 <k_mul_panels_pairs+0x4000>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002114 // str s20, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x4000 <k_mul_panels_pairs+0x4000>
+	WORD $0x91009101 // add x1, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009034 // st1 { v20.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x4000 <k_mul_panels_pairs+0x4000>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008114 // st1 { v20.s }[2], [x8]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54fe0e80 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401fe8 // ldr x8, [sp, #0x38]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400014d // b.le 0x403c <k_mul_panels_pairs+0x403c>
+	WORD $0x3d800113 // str q19, [x8]
+	WORD $0x14000010 // b 0x405c <k_mul_panels_pairs+0x405c>
+	WORD $0x9100a128 // add x8, x9, #0x28
+	WORD $0x2a1f03f0 // mov w16, wzr
+	WORD $0x4d00811d // st1 { v29.s }[2], [x8]
+	WORD $0x5280002e // mov w14, #0x1 // =1
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fe0d00 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffff65 // b 0x3dcc <k_mul_panels_pairs+0x3dcc>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000113 // str s19, [x8]
+	WORD $0x540000cb // b.lt 0x405c <k_mul_panels_pairs+0x405c>
+	WORD $0x91001101 // add x1, x8, #0x4
+	WORD $0x0d009033 // st1 { v19.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x405c <k_mul_panels_pairs+0x405c>
+	WORD $0x91002101 // add x1, x8, #0x8
+	WORD $0x4d008033 // st1 { v19.s }[2], [x1]
+	WORD $0x3600006e // tbz w14, #0x0, 0x4068 <k_mul_panels_pairs+0x4068>
+	WORD $0x3d800512 // str q18, [x8, #0x10]
+	WORD $0x1400000a // b 0x408c <k_mul_panels_pairs+0x408c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001112 // str s18, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x408c <k_mul_panels_pairs+0x408c>
+	WORD $0x91005101 // add x1, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009032 // st1 { v18.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x408c <k_mul_panels_pairs+0x408c>
+	WORD $0x91006101 // add x1, x8, #0x18
+	WORD $0x4d008032 // st1 { v18.s }[2], [x1]
+	WORD $0x36000070 // tbz w16, #0x0, 0x4098 <k_mul_panels_pairs+0x4098>
+	WORD $0x3d800911 // str q17, [x8, #0x20]
+	WORD $0x1400000a // b 0x40bc <k_mul_panels_pairs+0x40bc>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002111 // str s17, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x40bc <k_mul_panels_pairs+0x40bc>
+	WORD $0x91009101 // add x1, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009031 // st1 { v17.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x40bc <k_mul_panels_pairs+0x40bc>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008111 // st1 { v17.s }[2], [x8]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54fe08a0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401be8 // ldr x8, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400006d // b.le 0x40dc <k_mul_panels_pairs+0x40dc>
+	WORD $0x3d800110 // str q16, [x8]
+	WORD $0x14000009 // b 0x40fc <k_mul_panels_pairs+0x40fc>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000110 // str s16, [x8]
+	WORD $0x540000cb // b.lt 0x40fc <k_mul_panels_pairs+0x40fc>
+	WORD $0x91001101 // add x1, x8, #0x4
+	WORD $0x0d009030 // st1 { v16.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x40fc <k_mul_panels_pairs+0x40fc>
+	WORD $0x91002101 // add x1, x8, #0x8
+	WORD $0x4d008030 // st1 { v16.s }[2], [x1]
+	WORD $0x3600006e // tbz w14, #0x0, 0x4108 <k_mul_panels_pairs+0x4108>
+	WORD $0x3d800507 // str q7, [x8, #0x10]
+	WORD $0x1400000a // b 0x412c <k_mul_panels_pairs+0x412c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001107 // str s7, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x412c <k_mul_panels_pairs+0x412c>
+	WORD $0x91005101 // add x1, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009027 // st1 { v7.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x412c <k_mul_panels_pairs+0x412c>
+	WORD $0x91006101 // add x1, x8, #0x18
+	WORD $0x4d008027 // st1 { v7.s }[2], [x1]
+	WORD $0x36000070 // tbz w16, #0x0, 0x4138 <k_mul_panels_pairs+0x4138>
+	WORD $0x3d800906 // str q6, [x8, #0x20]
+	WORD $0x1400000a // b 0x415c <k_mul_panels_pairs+0x415c>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002106 // str s6, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x415c <k_mul_panels_pairs+0x415c>
+	WORD $0x91009101 // add x1, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009026 // st1 { v6.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x415c <k_mul_panels_pairs+0x415c>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008106 // st1 { v6.s }[2], [x8]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54fe03a0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94017e8 // ldr x8, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400006d // b.le 0x417c <k_mul_panels_pairs+0x417c>
+	WORD $0x3d800105 // str q5, [x8]
+	WORD $0x14000009 // b 0x419c <k_mul_panels_pairs+0x419c>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000105 // str s5, [x8]
+	WORD $0x540000cb // b.lt 0x419c <k_mul_panels_pairs+0x419c>
+	WORD $0x91001101 // add x1, x8, #0x4
+	WORD $0x0d009025 // st1 { v5.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x419c <k_mul_panels_pairs+0x419c>
+	WORD $0x91002101 // add x1, x8, #0x8
+	WORD $0x4d008025 // st1 { v5.s }[2], [x1]
+	WORD $0x3600006e // tbz w14, #0x0, 0x41a8 <k_mul_panels_pairs+0x41a8>
+	WORD $0x3d800504 // str q4, [x8, #0x10]
+	WORD $0x1400000a // b 0x41cc <k_mul_panels_pairs+0x41cc>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001104 // str s4, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x41cc <k_mul_panels_pairs+0x41cc>
+	WORD $0x91005101 // add x1, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009024 // st1 { v4.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x41cc <k_mul_panels_pairs+0x41cc>
+	WORD $0x91006101 // add x1, x8, #0x18
+	WORD $0x4d008024 // st1 { v4.s }[2], [x1]
+	WORD $0x36000070 // tbz w16, #0x0, 0x41d8 <k_mul_panels_pairs+0x41d8>
+	WORD $0x3d800903 // str q3, [x8, #0x20]
+	WORD $0x1400000a // b 0x41fc <k_mul_panels_pairs+0x41fc>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002103 // str s3, [x8, #0x20]
+	WORD $0x540000eb // b.lt 0x41fc <k_mul_panels_pairs+0x41fc>
+	WORD $0x91009101 // add x1, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009023 // st1 { v3.s }[1], [x1]
+	WORD $0x54000060 // b.eq 0x41fc <k_mul_panels_pairs+0x41fc>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008103 // st1 { v3.s }[2], [x8]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54fdfea0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9400be8 // ldr x8, [sp, #0x10]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b080128 // add x8, x9, x8
+	WORD $0x5400006d // b.le 0x421c <k_mul_panels_pairs+0x421c>
+	WORD $0x3d800102 // str q2, [x8]
+	WORD $0x14000009 // b 0x423c <k_mul_panels_pairs+0x423c>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000102 // str s2, [x8]
+	WORD $0x540000cb // b.lt 0x423c <k_mul_panels_pairs+0x423c>
+	WORD $0x91001109 // add x9, x8, #0x4
+	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x423c <k_mul_panels_pairs+0x423c>
+	WORD $0x91002109 // add x9, x8, #0x8
+	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
+	WORD $0x3600006e // tbz w14, #0x0, 0x4248 <k_mul_panels_pairs+0x4248>
+	WORD $0x3d800501 // str q1, [x8, #0x10]
+	WORD $0x1400000a // b 0x426c <k_mul_panels_pairs+0x426c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001101 // str s1, [x8, #0x10]
+	WORD $0x540000eb // b.lt 0x426c <k_mul_panels_pairs+0x426c>
+	WORD $0x91005109 // add x9, x8, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
+	WORD $0x54000060 // b.eq 0x426c <k_mul_panels_pairs+0x426c>
+	WORD $0x91006109 // add x9, x8, #0x18
+	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
+	WORD $0x36000070 // tbz w16, #0x0, 0x4278 <k_mul_panels_pairs+0x4278>
+	WORD $0x3d800900 // str q0, [x8, #0x20]
+	WORD $0x17ffefd8 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10028bf // cmp x5, #0xa
+	WORD $0xbd002100 // str s0, [x8, #0x20]
+	WORD $0x54fdfaab // b.lt 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x91009109 // add x9, x8, #0x24
+	WORD $0xf1000a7f // cmp x19, #0x2
+	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
+	WORD $0x54fdfa20 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x9100a108 // add x8, x8, #0x28
+	WORD $0x4d008100 // st1 { v0.s }[2], [x8]
+	WORD $0x17ffefce // b 0x1d4 <k_mul_panels_pairs+0x1d4>
 	WORD $0xbd4001d8 // ldr s24, [x14]
 	WORD $0x4e20d700 // fadd v0.4s, v24.4s, v0.4s
-	WORD $0xf9402409 // ldr x9, [x0, #0x48]
-	WORD $0xf100053f // cmp x9, #0x1
-	WORD $0x54000181 // b.ne 0x43a8 <k_mul_panels_pairs+0x43a8>
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fdef2b // b.lt 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x5400022d // b.le 0x43cc <k_mul_panels_pairs+0x43cc>
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0xd10013ce // sub x14, x30, #0x4
-	WORD $0x3d8003b7 // str q23, [x29]
-	WORD $0x1a9f97eb // cset w11, hi
-	WORD $0x54000389 // b.ls 0x440c <k_mul_panels_pairs+0x440c>
-	WORD $0x3d8007b6 // str q22, [x29, #0x10]
-	WORD $0x14000023 // b 0x4430 <k_mul_panels_pairs+0x4430>
-	WORD $0xad005957 // stp q23, q22, [x10]
-	WORD $0xad015155 // stp q21, q20, [x10, #0x20]
-	WORD $0xad024953 // stp q19, q18, [x10, #0x40]
-	WORD $0xad034151 // stp q17, q16, [x10, #0x60]
-	WORD $0xad041947 // stp q7, q6, [x10, #0x80]
-	WORD $0xad051145 // stp q5, q4, [x10, #0xa0]
-	WORD $0xad060943 // stp q3, q2, [x10, #0xc0]
-	WORD $0xad070141 // stp q1, q0, [x10, #0xe0]
-	WORD $0x17ffef67 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd0003b7 // str s23, [x29]
-	WORD $0x540000cb // b.lt 0x43ec <k_mul_panels_pairs+0x43ec>
-	WORD $0x910013a9 // add x9, x29, #0x4
-	WORD $0x0d009137 // st1 { v23.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x43ec <k_mul_panels_pairs+0x43ec>
-	WORD $0x910023a9 // add x9, x29, #0x8
-	WORD $0x4d008137 // st1 { v23.s }[2], [x9]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0xbd0013b6 // str s22, [x29, #0x10]
-	WORD $0x54fdeb80 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xd10013ce // sub x14, x30, #0x4
-	WORD $0x8b090bac // add x12, x29, x9, lsl #2
-	WORD $0x14000021 // b 0x448c <k_mul_panels_pairs+0x448c>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0013b6 // str s22, [x29, #0x10]
-	WORD $0x540000e3 // b.lo 0x4430 <k_mul_panels_pairs+0x4430>
-	WORD $0x910053a9 // add x9, x29, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009136 // st1 { v22.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x4430 <k_mul_panels_pairs+0x4430>
-	WORD $0x910063a9 // add x9, x29, #0x18
-	WORD $0x4d008136 // st1 { v22.s }[2], [x9]
-	WORD $0xf100061f // cmp x16, #0x1
-	WORD $0x54fde980 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b090bac // add x12, x29, x9, lsl #2
-	WORD $0x5400024d // b.le 0x448c <k_mul_panels_pairs+0x448c>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0xf1001fdf // cmp x30, #0x7
-	WORD $0x3c8104d5 // str q21, [x6], #0x10
-	WORD $0x54000368 // b.hi 0x44c0 <k_mul_panels_pairs+0x44c0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000d4 // str s20, [x6]
-	WORD $0x54001583 // b.lo 0x4710 <k_mul_panels_pairs+0x4710>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x0d009134 // st1 { v20.s }[1], [x9]
-	WORD $0x540002a0 // b.eq 0x44c8 <k_mul_panels_pairs+0x44c8>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d008134 // st1 { v20.s }[2], [x9]
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fde700 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000012 // b 0x44d0 <k_mul_panels_pairs+0x44d0>
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000195 // str s21, [x12]
-	WORD $0x540000eb // b.lt 0x44b0 <k_mul_panels_pairs+0x44b0>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0x8b090bac // add x12, x29, x9, lsl #2
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d009135 // st1 { v21.s }[1], [x9]
-	WORD $0x540003a1 // b.ne 0x4520 <k_mul_panels_pairs+0x4520>
-	WORD $0xf9402fe9 // ldr x9, [sp, #0x58]
-	WORD $0x8b090ba9 // add x9, x29, x9, lsl #2
-	WORD $0x91004126 // add x6, x9, #0x10
-	WORD $0x360003ab // tbz w11, #0x0, 0x4530 <k_mul_panels_pairs+0x4530>
-	WORD $0x3d8000d4 // str q20, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fde4c0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x5400036d // b.le 0x4548 <k_mul_panels_pairs+0x4548>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104d3 // str q19, [x6], #0x10
-	WORD $0x3700044b // tbnz w11, #0x0, 0x4570 <k_mul_panels_pairs+0x4570>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000d2 // str s18, [x6]
-	WORD $0x54001663 // b.lo 0x47c0 <k_mul_panels_pairs+0x47c0>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x0d009132 // st1 { v18.s }[1], [x9]
-	WORD $0x54000380 // b.eq 0x4578 <k_mul_panels_pairs+0x4578>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d008132 // st1 { v18.s }[2], [x9]
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fde260 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000019 // b 0x4580 <k_mul_panels_pairs+0x4580>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x4d008135 // st1 { v21.s }[2], [x9]
-	WORD $0x3707fcab // tbnz w11, #0x0, 0x44c0 <k_mul_panels_pairs+0x44c0>
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0xbd0000d4 // str s20, [x6]
-	WORD $0x54fde160 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9402be9 // ldr x9, [sp, #0x50]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000193 // str s19, [x12]
-	WORD $0x540000cb // b.lt 0x4568 <k_mul_panels_pairs+0x4568>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d009133 // st1 { v19.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x4568 <k_mul_panels_pairs+0x4568>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d008133 // st1 { v19.s }[2], [x9]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x3600032b // tbz w11, #0x0, 0x45d0 <k_mul_panels_pairs+0x45d0>
-	WORD $0x3d8000d2 // str q18, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fddf40 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x540002ed // b.le 0x45e8 <k_mul_panels_pairs+0x45e8>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104d1 // str q17, [x6], #0x10
-	WORD $0x370003cb // tbnz w11, #0x0, 0x4610 <k_mul_panels_pairs+0x4610>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000d0 // str s16, [x6]
-	WORD $0x54001603 // b.lo 0x4864 <k_mul_panels_pairs+0x4864>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x0d009130 // st1 { v16.s }[1], [x9]
-	WORD $0x54000300 // b.eq 0x4618 <k_mul_panels_pairs+0x4618>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d008130 // st1 { v16.s }[2], [x9]
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fddce0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000015 // b 0x4620 <k_mul_panels_pairs+0x4620>
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0xbd0000d2 // str s18, [x6]
-	WORD $0x54fddc60 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94027e9 // ldr x9, [sp, #0x48]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000191 // str s17, [x12]
-	WORD $0x540000cb // b.lt 0x4608 <k_mul_panels_pairs+0x4608>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d009131 // st1 { v17.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x4608 <k_mul_panels_pairs+0x4608>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d008131 // st1 { v17.s }[2], [x9]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x3600032b // tbz w11, #0x0, 0x4670 <k_mul_panels_pairs+0x4670>
-	WORD $0x3d8000d0 // str q16, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fdda40 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x540002ed // b.le 0x4688 <k_mul_panels_pairs+0x4688>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104c7 // str q7, [x6], #0x10
-	WORD $0x370003cb // tbnz w11, #0x0, 0x46b0 <k_mul_panels_pairs+0x46b0>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c6 // str s6, [x6]
-	WORD $0x540013c3 // b.lo 0x48bc <k_mul_panels_pairs+0x48bc>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x0d009126 // st1 { v6.s }[1], [x9]
-	WORD $0x54000300 // b.eq 0x46b8 <k_mul_panels_pairs+0x46b8>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d008126 // st1 { v6.s }[2], [x9]
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54fdd7e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000015 // b 0x46c0 <k_mul_panels_pairs+0x46c0>
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0xbd0000d0 // str s16, [x6]
-	WORD $0x54fdd760 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94017e9 // ldr x9, [sp, #0x28]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000187 // str s7, [x12]
-	WORD $0x540000cb // b.lt 0x46a8 <k_mul_panels_pairs+0x46a8>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d009127 // st1 { v7.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x46a8 <k_mul_panels_pairs+0x46a8>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d008127 // st1 { v7.s }[2], [x9]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x360003ab // tbz w11, #0x0, 0x4720 <k_mul_panels_pairs+0x4720>
-	WORD $0x3d8000c6 // str q6, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54fdd540 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x5400036d // b.le 0x4738 <k_mul_panels_pairs+0x4738>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104c5 // str q5, [x6], #0x10
-	WORD $0x3700044b // tbnz w11, #0x0, 0x4760 <k_mul_panels_pairs+0x4760>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c4 // str s4, [x6]
-	WORD $0x54000f43 // b.lo 0x48cc <k_mul_panels_pairs+0x48cc>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x0d009124 // st1 { v4.s }[1], [x9]
-	WORD $0x54000380 // b.eq 0x4768 <k_mul_panels_pairs+0x4768>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d008124 // st1 { v4.s }[2], [x9]
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54fdd2e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000019 // b 0x4770 <k_mul_panels_pairs+0x4770>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf1000a1f // cmp x16, #0x2
-	WORD $0x54fdd260 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffff6d // b 0x44d0 <k_mul_panels_pairs+0x44d0>
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0xbd0000c6 // str s6, [x6]
-	WORD $0x54fdd1e0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400fe9 // ldr x9, [sp, #0x18]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000185 // str s5, [x12]
-	WORD $0x540000cb // b.lt 0x4758 <k_mul_panels_pairs+0x4758>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d009125 // st1 { v5.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x4758 <k_mul_panels_pairs+0x4758>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d008125 // st1 { v5.s }[2], [x9]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x360003ab // tbz w11, #0x0, 0x47d0 <k_mul_panels_pairs+0x47d0>
-	WORD $0x3d8000c4 // str q4, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54fdcfc0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x5400036d // b.le 0x47e8 <k_mul_panels_pairs+0x47e8>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104c3 // str q3, [x6], #0x10
-	WORD $0x3700044b // tbnz w11, #0x0, 0x4810 <k_mul_panels_pairs+0x4810>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x54000a43 // b.lo 0x48dc <k_mul_panels_pairs+0x48dc>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x0d009122 // st1 { v2.s }[1], [x9]
-	WORD $0x54000380 // b.eq 0x4818 <k_mul_panels_pairs+0x4818>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d008122 // st1 { v2.s }[2], [x9]
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54fdcd60 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x14000019 // b 0x4820 <k_mul_panels_pairs+0x4820>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf1000e1f // cmp x16, #0x3
-	WORD $0x54fdcce0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffff6d // b 0x4580 <k_mul_panels_pairs+0x4580>
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0xbd0000c4 // str s4, [x6]
-	WORD $0x54fdcc60 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf9400be9 // ldr x9, [sp, #0x10]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000183 // str s3, [x12]
-	WORD $0x540000cb // b.lt 0x4808 <k_mul_panels_pairs+0x4808>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d009123 // st1 { v3.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x4808 <k_mul_panels_pairs+0x4808>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d008123 // st1 { v3.s }[2], [x9]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x3600034b // tbz w11, #0x0, 0x4874 <k_mul_panels_pairs+0x4874>
-	WORD $0x3d8000c2 // str q2, [x6]
-	WORD $0x5280002b // mov w11, #0x1 // =1
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54fdca40 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0xf1000fdf // cmp x30, #0x3
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0x5400030d // b.le 0x488c <k_mul_panels_pairs+0x488c>
-	WORD $0xaa0c03e6 // mov x6, x12
-	WORD $0x3c8104c1 // str q1, [x6], #0x10
-	WORD $0x3707816b // tbnz w11, #0x0, 0x3864 <k_mul_panels_pairs+0x3864>
-	WORD $0xf1001bdf // cmp x30, #0x6
-	WORD $0xbd0000c0 // str s0, [x6]
-	WORD $0x54fdc903 // b.lo 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x91005189 // add x9, x12, #0x14
-	WORD $0xf10009df // cmp x14, #0x2
-	WORD $0x0d009120 // st1 { v0.s }[1], [x9]
-	WORD $0x54fdc880 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x91006189 // add x9, x12, #0x18
-	WORD $0x4d008120 // st1 { v0.s }[2], [x9]
-	WORD $0x17ffee41 // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf100121f // cmp x16, #0x4
-	WORD $0x54fdc7c0 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffff6c // b 0x4620 <k_mul_panels_pairs+0x4620>
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0xbd0000c2 // str s2, [x6]
-	WORD $0x54fdc740 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0xf94007e9 // ldr x9, [sp, #0x8]
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0x8b0903ac // add x12, x29, x9
-	WORD $0xf1000bdf // cmp x30, #0x2
-	WORD $0xbd000181 // str s1, [x12]
-	WORD $0x540000cb // b.lt 0x48ac <k_mul_panels_pairs+0x48ac>
-	WORD $0x91001189 // add x9, x12, #0x4
-	WORD $0x0d009121 // st1 { v1.s }[1], [x9]
-	WORD $0x54000060 // b.eq 0x48ac <k_mul_panels_pairs+0x48ac>
-	WORD $0x91002189 // add x9, x12, #0x8
-	WORD $0x4d008121 // st1 { v1.s }[2], [x9]
-	WORD $0x91004186 // add x6, x12, #0x10
-	WORD $0x37077dab // tbnz w11, #0x0, 0x3864 <k_mul_panels_pairs+0x3864>
-	WORD $0xbd0000c0 // str s0, [x6]
-	WORD $0x17ffee2b // b 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf100161f // cmp x16, #0x5
-	WORD $0x54fdc500 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffff7e // b 0x46c0 <k_mul_panels_pairs+0x46c0>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf1001a1f // cmp x16, #0x6
-	WORD $0x54fdc480 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffffa6 // b 0x4770 <k_mul_panels_pairs+0x4770>
-	WORD $0x2a1f03eb // mov w11, wzr
-	WORD $0xf1001e1f // cmp x16, #0x7
-	WORD $0x54fdc400 // b.eq 0x164 <k_mul_panels_pairs+0x164>
-	WORD $0x17ffffce // b 0x4820 <k_mul_panels_pairs+0x4820>
-	WORD $0xa94e4ff4 // ldp x20, x19, [sp, #0xe0]
-	WORD $0xf9404ffd // ldr x29, [sp, #0x98]
-	WORD $0xa94d57f6 // ldp x22, x21, [sp, #0xd0]
-	WORD $0xfd4033ee // ldr d14, [sp, #0x60]
-	WORD $0xa94c5ff8 // ldp x24, x23, [sp, #0xc0]
-	WORD $0xa94b67fa // ldp x26, x25, [sp, #0xb0]
-	WORD $0xa94a6ffe // ldp x30, x27, [sp, #0xa0]
-	WORD $0x6d48a3e9 // ldp d9, d8, [sp, #0x88]
-	WORD $0x6d47abeb // ldp d11, d10, [sp, #0x78]
-	WORD $0x6d46b3ed // ldp d13, d12, [sp, #0x68]
-	WORD $0x9103c3ff // add sp, sp, #0xf0
+	WORD $0xf9402808 // ldr x8, [x0, #0x50]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54000181 // b.ne 0x42e0 <k_mul_panels_pairs+0x42e0>
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fdf8eb // b.lt 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x5400022d // b.le 0x4304 <k_mul_panels_pairs+0x4304>
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0xd10010ad // sub x13, x5, #0x4
+	WORD $0x3d800137 // str q23, [x9]
+	WORD $0x1a9f97e8 // cset w8, hi
+	WORD $0x54000389 // b.ls 0x4344 <k_mul_panels_pairs+0x4344>
+	WORD $0x3d800536 // str q22, [x9, #0x10]
+	WORD $0x14000023 // b 0x4368 <k_mul_panels_pairs+0x4368>
+	WORD $0xad005997 // stp q23, q22, [x12]
+	WORD $0xad015195 // stp q21, q20, [x12, #0x20]
+	WORD $0xad024993 // stp q19, q18, [x12, #0x40]
+	WORD $0xad034191 // stp q17, q16, [x12, #0x60]
+	WORD $0xad041987 // stp q7, q6, [x12, #0x80]
+	WORD $0xad051185 // stp q5, q4, [x12, #0xa0]
+	WORD $0xad060983 // stp q3, q2, [x12, #0xc0]
+	WORD $0xad070181 // stp q1, q0, [x12, #0xe0]
+	WORD $0x17ffefb5 // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000137 // str s23, [x9]
+	WORD $0x540000cb // b.lt 0x4324 <k_mul_panels_pairs+0x4324>
+	WORD $0x91001128 // add x8, x9, #0x4
+	WORD $0x0d009117 // st1 { v23.s }[1], [x8]
+	WORD $0x54000060 // b.eq 0x4324 <k_mul_panels_pairs+0x4324>
+	WORD $0x91002128 // add x8, x9, #0x8
+	WORD $0x4d008117 // st1 { v23.s }[2], [x8]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0xbd001136 // str s22, [x9, #0x10]
+	WORD $0x54fdf540 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fed // ldr x13, [sp, #0x78]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d092e // add x14, x9, x13, lsl #2
+	WORD $0xd10010ad // sub x13, x5, #0x4
+	WORD $0x14000021 // b 0x43c4 <k_mul_panels_pairs+0x43c4>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd001136 // str s22, [x9, #0x10]
+	WORD $0x540000e3 // b.lo 0x4368 <k_mul_panels_pairs+0x4368>
+	WORD $0x9100512e // add x14, x9, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d0091d6 // st1 { v22.s }[1], [x14]
+	WORD $0x54000060 // b.eq 0x4368 <k_mul_panels_pairs+0x4368>
+	WORD $0x9100612e // add x14, x9, #0x18
+	WORD $0x4d0081d6 // st1 { v22.s }[2], [x14]
+	WORD $0xf100069f // cmp x20, #0x1
+	WORD $0x54fdf340 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x5400024d // b.le 0x43c4 <k_mul_panels_pairs+0x43c4>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0xf1001cbf // cmp x5, #0x7
+	WORD $0x3c810615 // str q21, [x16], #0x10
+	WORD $0x54000368 // b.hi 0x43f8 <k_mul_panels_pairs+0x43f8>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000214 // str s20, [x16]
+	WORD $0x54001583 // b.lo 0x4648 <k_mul_panels_pairs+0x4648>
+	WORD $0x910051c8 // add x8, x14, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009114 // st1 { v20.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x540002a0 // b.eq 0x4400 <k_mul_panels_pairs+0x4400>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081d4 // st1 { v20.s }[2], [x14]
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fdf0c0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000012 // b 0x4408 <k_mul_panels_pairs+0x4408>
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001d5 // str s21, [x14]
+	WORD $0x540000eb // b.lt 0x43e8 <k_mul_panels_pairs+0x43e8>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009215 // st1 { v21.s }[1], [x16]
+	WORD $0x540003a1 // b.ne 0x4458 <k_mul_panels_pairs+0x4458>
+	WORD $0xf9403fee // ldr x14, [sp, #0x78]
+	WORD $0x8b0e092e // add x14, x9, x14, lsl #2
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x360003a8 // tbz w8, #0x0, 0x4468 <k_mul_panels_pairs+0x4468>
+	WORD $0x3d800214 // str q20, [x16]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fdee80 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037ee // ldr x14, [sp, #0x68]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x5400036d // b.le 0x4480 <k_mul_panels_pairs+0x4480>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3c810613 // str q19, [x16], #0x10
+	WORD $0x37000448 // tbnz w8, #0x0, 0x44a8 <k_mul_panels_pairs+0x44a8>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000212 // str s18, [x16]
+	WORD $0x54001663 // b.lo 0x46f8 <k_mul_panels_pairs+0x46f8>
+	WORD $0x910051c8 // add x8, x14, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009112 // st1 { v18.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000380 // b.eq 0x44b0 <k_mul_panels_pairs+0x44b0>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081d2 // st1 { v18.s }[2], [x14]
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fdec20 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000019 // b 0x44b8 <k_mul_panels_pairs+0x44b8>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008215 // st1 { v21.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x3707fca8 // tbnz w8, #0x0, 0x43f8 <k_mul_panels_pairs+0x43f8>
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0xbd000214 // str s20, [x16]
+	WORD $0x54fdeb20 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94037ee // ldr x14, [sp, #0x68]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001d3 // str s19, [x14]
+	WORD $0x540000cb // b.lt 0x44a0 <k_mul_panels_pairs+0x44a0>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009213 // st1 { v19.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x44a0 <k_mul_panels_pairs+0x44a0>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008213 // st1 { v19.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x36000328 // tbz w8, #0x0, 0x4508 <k_mul_panels_pairs+0x4508>
+	WORD $0x3d800212 // str q18, [x16]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fde900 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402bee // ldr x14, [sp, #0x50]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x540002ed // b.le 0x4520 <k_mul_panels_pairs+0x4520>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3c810611 // str q17, [x16], #0x10
+	WORD $0x370003c8 // tbnz w8, #0x0, 0x4548 <k_mul_panels_pairs+0x4548>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000210 // str s16, [x16]
+	WORD $0x540015c3 // b.lo 0x4794 <k_mul_panels_pairs+0x4794>
+	WORD $0x910051c8 // add x8, x14, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009110 // st1 { v16.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000300 // b.eq 0x4550 <k_mul_panels_pairs+0x4550>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081d0 // st1 { v16.s }[2], [x14]
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54fde6a0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000015 // b 0x4558 <k_mul_panels_pairs+0x4558>
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0xbd000212 // str s18, [x16]
+	WORD $0x54fde620 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9402bee // ldr x14, [sp, #0x50]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001d1 // str s17, [x14]
+	WORD $0x540000cb // b.lt 0x4540 <k_mul_panels_pairs+0x4540>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009211 // st1 { v17.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x4540 <k_mul_panels_pairs+0x4540>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008211 // st1 { v17.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x36000328 // tbz w8, #0x0, 0x45a8 <k_mul_panels_pairs+0x45a8>
+	WORD $0x3d800210 // str q16, [x16]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54fde400 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x540002ed // b.le 0x45c0 <k_mul_panels_pairs+0x45c0>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3c810607 // str q7, [x16], #0x10
+	WORD $0x370003c8 // tbnz w8, #0x0, 0x45e8 <k_mul_panels_pairs+0x45e8>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000206 // str s6, [x16]
+	WORD $0x54001383 // b.lo 0x47ec <k_mul_panels_pairs+0x47ec>
+	WORD $0x910051c8 // add x8, x14, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009106 // st1 { v6.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000300 // b.eq 0x45f0 <k_mul_panels_pairs+0x45f0>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c6 // st1 { v6.s }[2], [x14]
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54fde1a0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000015 // b 0x45f8 <k_mul_panels_pairs+0x45f8>
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0xbd000210 // str s16, [x16]
+	WORD $0x54fde120 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401fee // ldr x14, [sp, #0x38]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001c7 // str s7, [x14]
+	WORD $0x540000cb // b.lt 0x45e0 <k_mul_panels_pairs+0x45e0>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009207 // st1 { v7.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x45e0 <k_mul_panels_pairs+0x45e0>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008207 // st1 { v7.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x360003a8 // tbz w8, #0x0, 0x4658 <k_mul_panels_pairs+0x4658>
+	WORD $0x3d800206 // str q6, [x16]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54fddf00 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401bee // ldr x14, [sp, #0x30]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x5400036d // b.le 0x4670 <k_mul_panels_pairs+0x4670>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3c810605 // str q5, [x16], #0x10
+	WORD $0x37000448 // tbnz w8, #0x0, 0x4698 <k_mul_panels_pairs+0x4698>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000204 // str s4, [x16]
+	WORD $0x54000f03 // b.lo 0x47fc <k_mul_panels_pairs+0x47fc>
+	WORD $0x910051c8 // add x8, x14, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009104 // st1 { v4.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000380 // b.eq 0x46a0 <k_mul_panels_pairs+0x46a0>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c4 // st1 { v4.s }[2], [x14]
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54fddca0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000019 // b 0x46a8 <k_mul_panels_pairs+0x46a8>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf1000a9f // cmp x20, #0x2
+	WORD $0x54fddc20 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffff6d // b 0x4408 <k_mul_panels_pairs+0x4408>
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0xbd000206 // str s6, [x16]
+	WORD $0x54fddba0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9401bee // ldr x14, [sp, #0x30]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001c5 // str s5, [x14]
+	WORD $0x540000cb // b.lt 0x4690 <k_mul_panels_pairs+0x4690>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009205 // st1 { v5.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x4690 <k_mul_panels_pairs+0x4690>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008205 // st1 { v5.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x360003a8 // tbz w8, #0x0, 0x4708 <k_mul_panels_pairs+0x4708>
+	WORD $0x3d800204 // str q4, [x16]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54fdd980 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94017ee // ldr x14, [sp, #0x28]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0x5400036d // b.le 0x4720 <k_mul_panels_pairs+0x4720>
+	WORD $0xaa0e03f0 // mov x16, x14
+	WORD $0x3c810603 // str q3, [x16], #0x10
+	WORD $0x37000448 // tbnz w8, #0x0, 0x4748 <k_mul_panels_pairs+0x4748>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd000202 // str s2, [x16]
+	WORD $0x54000a03 // b.lo 0x480c <k_mul_panels_pairs+0x480c>
+	WORD $0x910051c8 // add x8, x14, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009102 // st1 { v2.s }[1], [x8]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x54000380 // b.eq 0x4750 <k_mul_panels_pairs+0x4750>
+	WORD $0x910061ce // add x14, x14, #0x18
+	WORD $0x4d0081c2 // st1 { v2.s }[2], [x14]
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54fdd720 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x14000019 // b 0x4758 <k_mul_panels_pairs+0x4758>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf1000e9f // cmp x20, #0x3
+	WORD $0x54fdd6a0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffff6d // b 0x44b8 <k_mul_panels_pairs+0x44b8>
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0xbd000204 // str s4, [x16]
+	WORD $0x54fdd620 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf94017ee // ldr x14, [sp, #0x28]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0e012e // add x14, x9, x14
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd0001c3 // str s3, [x14]
+	WORD $0x540000cb // b.lt 0x4740 <k_mul_panels_pairs+0x4740>
+	WORD $0x910011d0 // add x16, x14, #0x4
+	WORD $0x0d009203 // st1 { v3.s }[1], [x16]
+	WORD $0x54000060 // b.eq 0x4740 <k_mul_panels_pairs+0x4740>
+	WORD $0x910021d0 // add x16, x14, #0x8
+	WORD $0x4d008203 // st1 { v3.s }[2], [x16]
+	WORD $0x910041d0 // add x16, x14, #0x10
+	WORD $0x36000308 // tbz w8, #0x0, 0x47a4 <k_mul_panels_pairs+0x47a4>
+	WORD $0x3d800202 // str q2, [x16]
+	WORD $0x52800028 // mov w8, #0x1 // =1
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54fdd400 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9400bee // ldr x14, [sp, #0x10]
+	WORD $0xf1000cbf // cmp x5, #0x3
+	WORD $0x8b0e0129 // add x9, x9, x14
+	WORD $0x540002cd // b.le 0x47bc <k_mul_panels_pairs+0x47bc>
+	WORD $0xaa0903ee // mov x14, x9
+	WORD $0x3c8105c1 // str q1, [x14], #0x10
+	WORD $0x37078168 // tbnz w8, #0x0, 0x379c <k_mul_panels_pairs+0x379c>
+	WORD $0xf10018bf // cmp x5, #0x6
+	WORD $0xbd0001c0 // str s0, [x14]
+	WORD $0x54fdd2c3 // b.lo 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x91005128 // add x8, x9, #0x14
+	WORD $0xf10009bf // cmp x13, #0x2
+	WORD $0x0d009100 // st1 { v0.s }[1], [x8]
+	WORD $0x54fdd240 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17fff6a5 // b 0x2224 <k_mul_panels_pairs+0x2224>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf100129f // cmp x20, #0x4
+	WORD $0x54fdd1c0 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffff6e // b 0x4558 <k_mul_panels_pairs+0x4558>
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0xbd000202 // str s2, [x16]
+	WORD $0x54fdd140 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0xf9400bed // ldr x13, [sp, #0x10]
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0x8b0d0129 // add x9, x9, x13
+	WORD $0xf10008bf // cmp x5, #0x2
+	WORD $0xbd000121 // str s1, [x9]
+	WORD $0x540000cb // b.lt 0x47dc <k_mul_panels_pairs+0x47dc>
+	WORD $0x9100112d // add x13, x9, #0x4
+	WORD $0x0d0091a1 // st1 { v1.s }[1], [x13]
+	WORD $0x54000060 // b.eq 0x47dc <k_mul_panels_pairs+0x47dc>
+	WORD $0x9100212d // add x13, x9, #0x8
+	WORD $0x4d0081a1 // st1 { v1.s }[2], [x13]
+	WORD $0x9100412e // add x14, x9, #0x10
+	WORD $0x37077de8 // tbnz w8, #0x0, 0x379c <k_mul_panels_pairs+0x379c>
+	WORD $0xbd0001c0 // str s0, [x14]
+	WORD $0x17ffee7b // b 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf100169f // cmp x20, #0x5
+	WORD $0x54fdcf00 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffff80 // b 0x45f8 <k_mul_panels_pairs+0x45f8>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf1001a9f // cmp x20, #0x6
+	WORD $0x54fdce80 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffffa8 // b 0x46a8 <k_mul_panels_pairs+0x46a8>
+	WORD $0x2a1f03e8 // mov w8, wzr
+	WORD $0xf1001e9f // cmp x20, #0x7
+	WORD $0x54fdce00 // b.eq 0x1d4 <k_mul_panels_pairs+0x1d4>
+	WORD $0x17ffffd0 // b 0x4758 <k_mul_panels_pairs+0x4758>
+	WORD $0xa9554ff4 // ldp x20, x19, [sp, #0x150]
+	WORD $0xf94087fd // ldr x29, [sp, #0x108]
+	WORD $0xa95457f6 // ldp x22, x21, [sp, #0x140]
+	WORD $0xfd406bee // ldr d14, [sp, #0xd0]
+	WORD $0xa9535ff8 // ldp x24, x23, [sp, #0x130]
+	WORD $0xa95267fa // ldp x26, x25, [sp, #0x120]
+	WORD $0xa9516ffe // ldp x30, x27, [sp, #0x110]
+	WORD $0x6d4fa3e9 // ldp d9, d8, [sp, #0xf8]
+	WORD $0x6d4eabeb // ldp d11, d10, [sp, #0xe8]
+	WORD $0x6d4db3ed // ldp d13, d12, [sp, #0xd8]
+	WORD $0x910583ff // add sp, sp, #0x160
 	WORD $0xd65f03c0 // ret
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
+	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
 	WORD $0x00000000
