@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pare-dev/pare/internal/corpus"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/proc"
@@ -22,6 +23,7 @@ func (a *app) calibrateCmd() *cobra.Command {
 	var out string
 	var tokens, context int
 	var force, noHead bool
+	var order orderFlags
 	c := &cobra.Command{
 		Use:   "calibrate MODEL",
 		Short: "Measure which inputs of each layer matter, once, for every method and target",
@@ -36,7 +38,7 @@ llama.cpp's GGUF form, for --imatrix of quantize, prune and build, and for llama
 			if len(texts) == 0 {
 				return misuse("add --text FILE", "there is no text to run the model over")
 			}
-			s, err := a.statistics(cmd.Context(), args[0], texts, tokens, context, !noHead)
+			s, err := a.statistics(cmd.Context(), args[0], texts, tokens, context, !noHead, &order)
 			if err != nil {
 				return err
 			}
@@ -59,9 +61,10 @@ llama.cpp's GGUF form, for --imatrix of quantize, prune and build, and for llama
 		},
 	}
 	f := c.Flags()
-	f.StringArrayVar(&texts, "text", nil, "text `FILE` like the text the model will see; repeat it for several")
+	f.StringArrayVar(&texts, "text", nil, "`FILE` of text, JSON lines (FILE:FIELD) or token ids (.npy) like the text the model will see; repeat it for several")
 	intFrom(f, &tokens, "tokens", "", 0, 65536, "most tokens of it, 0 for all")
 	intFrom(f, &context, "context", "", 1, 512, "tokens in a chunk")
+	order.register(c)
 	f.BoolVar(&noHead, "no-head", false, "leave the output matrix out")
 	f.StringVarP(&out, "out", "o", "", "`FILE` to write, imatrix.gguf")
 	f.BoolVar(&force, "force", false, "replace the file")
@@ -69,7 +72,7 @@ llama.cpp's GGUF form, for --imatrix of quantize, prune and build, and for llama
 }
 
 // statistics runs the model over the texts.
-func (a *app) statistics(ctx context.Context, path string, texts []string, most, chunk int, head bool) (*quantize.Statistics, error) {
+func (a *app) statistics(ctx context.Context, path string, texts []string, most, chunk int, head bool, order *orderFlags) (*quantize.Statistics, error) {
 	m, err := a.openModel(ctx, path)
 	if err != nil {
 		return nil, err
@@ -85,28 +88,16 @@ func (a *app) statistics(ctx context.Context, path string, texts []string, most,
 	if err != nil {
 		return nil, inFile(path, err)
 	}
-	text, err := readTexts(texts)
-	if err != nil {
-		return nil, err
-	}
-	ids, err := tok.Encode(string(text), tokenizer.EncodeOptions{AddStart: true})
+	text, err := corpus.Read(ctx, texts, nil, corpus.Options{
+		Tokenizer: tok, Vocab: vocabulary(m, tok), Limit: most, Shuffle: order.shuffle, Seed: a.seed, Stretch: chunk,
+	})
 	if err != nil {
 		return nil, inFile(path, err)
 	}
-	if most > 0 {
-		ids = ids[:min(most, len(ids))]
+	if chunk < 1 || len(text.IDs) < chunk && !order.unpacked {
+		return nil, &fault.Error{File: text.Name, Err: misusef("%d tokens do not fill one chunk of %d", len(text.IDs), chunk), Hint: "give a longer text or a smaller --context"}
 	}
-	if chunk < 1 || len(ids) < chunk {
-		return nil, &fault.Error{File: textName(texts), Err: misusef("%d tokens do not fill one chunk of %d", len(ids), chunk), Hint: "give a longer text or a smaller --context"}
-	}
-	var sequences [][]int32
-	for at := 0; at+chunk <= len(ids); at += chunk {
-		s := append([]int32(nil), ids[at:at+chunk]...)
-		if spec := m.Tokenizer; spec.AddBOS && spec.BOS >= 0 {
-			s[0] = int32(spec.BOS) // as llama.cpp does
-		}
-		sequences = append(sequences, s)
-	}
+	sequences := text.Sequences(chunk, startToken(m.Tokenizer), order.unpacked)
 	opt := runner.Options{Threads: a.threads, ISA: a.level, Work: a.work}
 	if a.maxMemory > 0 {
 		need, err := runner.WalkDemand(m, opt, chunk)
@@ -120,7 +111,7 @@ func (a *app) statistics(ctx context.Context, path string, texts []string, most,
 		proc.LimitMemory(int64(a.maxMemory), min(m.FileBytes, need))
 	}
 	ex := runner.NewExecutor(opt)
-	s, err := quantize.Calibrate(ctx, m, ex, sequences, quantize.CalibrateOptions{Head: head, Datasets: []string{textName(texts)}, Progress: a.progressSink()})
+	s, err := quantize.Calibrate(ctx, m, ex, sequences, quantize.CalibrateOptions{Head: head, Datasets: []string{text.Name}, Progress: a.progressSink()})
 	return s, inFile(path, err)
 }
 

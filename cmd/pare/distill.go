@@ -41,7 +41,7 @@ gradients go to those behind them. A run that is interrupted goes on where it wa
 	fl.register(c)
 	f := c.Flags()
 	f.StringVar(&d.Teacher, "teacher", "", "`MODEL` to learn from; none learns from the text alone")
-	f.StringArrayVar(&d.Text, "text", nil, "text `FILE` to learn from; repeat it for several")
+	f.StringArrayVar(&d.Text, "text", nil, "`FILE` of text, JSON lines (FILE:FIELD) or token ids (.npy) to learn from; repeat it for several")
 	intFrom(f, &d.Tokens, "tokens", "", 1, 0, "tokens to read, counted as often as they are read; default the whole text once")
 	intFrom(f, &d.Context, "context", "", 2, 0, "tokens in a sequence; default 256")
 	intFrom(f, &d.Batch, "batch", "", 1, 0, "sequences in a step; default 16")

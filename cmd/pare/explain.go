@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pare-dev/pare/internal/corpus"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/progress"
 	"github.com/pare-dev/pare/ir"
@@ -79,14 +80,15 @@ func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top i
 	if err != nil {
 		return err
 	}
-	text, name := booksllama.Test(), "the embedded sample"
-	if len(fl.text) > 0 {
-		name = textName(fl.text)
-		if text, err = readTexts(fl.text); err != nil {
-			return err
-		}
+	var given *corpus.Text
+	if len(fl.text) == 0 {
+		given = &corpus.Text{Name: "the embedded sample", Text: booksllama.Test()}
 	}
-	tokens, opt, err := a.cut(tok, text, name, original, fl)
+	text, err := readTokens(ctx, orig, original, tok, fl.text, given)
+	if err != nil {
+		return err
+	}
+	tokens, opt, err := a.cut(tok, text, fl)
 	if err != nil {
 		return err
 	}
@@ -108,7 +110,7 @@ func (a *app) explain(ctx context.Context, args []string, fl *verifyFlags, top i
 	for _, l := range e.Losses {
 		lines = append(lines, l)
 	}
-	return a.show(result{object: e, lines: lines, table: t, text: func(w io.Writer) { explainText(w, e, t, name) }})
+	return a.show(result{object: e, lines: lines, table: t, text: func(w io.Writer) { explainText(w, e, t, text.Name) }})
 }
 
 // largestBlock is what a block of the original takes when it is put back and cannot be used where it

@@ -38,6 +38,7 @@ type recipeFlags struct {
 	tokens      int
 	imatrix     string
 	text        []string
+	order       orderFlags
 	chunks      int
 	gates       []string
 	noVerify    bool
@@ -52,7 +53,7 @@ type recipeFlags struct {
 
 // languageBuildFlags are those of build and plan that graphs do not have, graphBuildFlags those that only they have.
 var (
-	languageBuildFlags = []string{"adapter", "dtype", "allow-base-mismatch", "prune", "sparsity", "ratio", "pattern", "only", "tokens", "imatrix", "text", "chunks"}
+	languageBuildFlags = []string{"adapter", "dtype", "allow-base-mismatch", "prune", "sparsity", "ratio", "pattern", "only", "tokens", "imatrix", "text", "chunks", "shuffle", "unpacked"}
 	graphBuildFlags    = []string{"samples", "labels", "shape", "fail-on"}
 )
 
@@ -72,10 +73,10 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	f.Var(&fl.ratio, "ratio", "width, depth: share of the parameters of the blocks that goes, 0.25 or 25%")
 	f.StringVar(&fl.pattern, "pattern", "", "prune in a pattern `N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringArrayVar(&fl.only, "only", nil, "prune tensors that match `PATTERN`; repeat it for several")
-	f.StringArrayVar(&fl.calibration, "calibration", nil, "text `FILE` that methods learn from; of graphs samples, NAME=FILE where there are several inputs; repeat it for several")
+	f.StringArrayVar(&fl.calibration, "calibration", nil, "`FILE` of text, JSON lines (FILE:FIELD) or token ids (.npy) that methods learn from; of graphs samples, NAME=FILE where there are several inputs; repeat it for several")
 	intFrom(f, &fl.tokens, "tokens", "", 1, 0, "tokens of the calibration text to use; default 65536")
 	f.StringVar(&fl.imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
-	f.StringArrayVar(&fl.text, "text", nil, "text `FILE` to compare on, which calibration does not see; default a part it left over, or a built-in sample")
+	f.StringArrayVar(&fl.text, "text", nil, "`FILE` of text, JSON lines or token ids to compare on, which calibration does not see; default a part it left over, or a built-in sample")
 	intFrom(f, &fl.chunks, "chunks", "", 1, 0, "chunks of 512 tokens to compare at first; default 16")
 	f.StringArrayVar(&fl.gates, "gate", nil, "`NAME=LIMIT`: publish only packages within it, such as kl_mean=0.05; repeat it for several")
 	f.BoolVar(&fl.noVerify, "no-verify", false, "do not compare with the original")
@@ -86,6 +87,7 @@ func (fl *recipeFlags) register(c *cobra.Command) {
 	f.StringArrayVar(&fl.shapes, "shape", nil, "fix the dimensions of a graph's input, `INPUT=1x3x224x224`; repeat it for several")
 	fl.failOn = choice{of: []string{"", "fallback"}}
 	f.Var(&fl.failOn, "fail-on", "exit 4 on EVENT: fallback, when a target does not run all of a graph")
+	fl.order.register(c)
 	complete(c, "fail-on", "fallback")
 	complete(c, "container", "gguf", "compressed-tensors", "onnx")
 	complete(c, "target", targets.Names()...)
@@ -135,6 +137,7 @@ func (fl *recipeFlags) recipe(a *app, args []string) (*recipe.Recipe, error) {
 	if fl.tokens > 0 {
 		r.Calibration.Tokens = fl.tokens
 	}
+	fl.order.apply(&r.Calibration)
 	if fl.imatrix != "" {
 		r.Calibration.Imatrix = fl.imatrix
 	}

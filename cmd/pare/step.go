@@ -111,6 +111,7 @@ func (a *app) quantizeCmd() *cobra.Command {
 	var tokens int
 	var inputs inputFlags
 	var mix mixFlags
+	var order orderFlags
 	c := &cobra.Command{
 		Use:   "quantize MODEL",
 		Short: "Store the weights of a model in fewer bits",
@@ -131,6 +132,9 @@ output is named .onnx becomes a graph first; its samples are the lines of a text
 				return misuse("add --type q4_k_m", "nothing says which type to store the weights in")
 			}
 			if f, err := formats.Sniff(args[0]); err == nil && (f.Name == "onnx" || fl.writesGraph()) {
+				if order != (orderFlags{}) {
+					return misuse("leave --shuffle and --unpacked out", "they order texts; this is a graph")
+				}
 				m, err := a.openModel(cmd.Context(), args[0])
 				if err != nil {
 					return err
@@ -147,6 +151,7 @@ output is named .onnx becomes a graph first; its samples are the lines of a text
 			}
 			r := &recipe.Recipe{Source: recipe.Source{Model: args[0]}}
 			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix, Tokens: tokens}
+			order.apply(&r.Calibration)
 			return a.step(cmd.Context(), build.Step{Recipe: r, Quantize: &recipe.Target{Quantize: typ, Method: method, Keep: keep}}, &fl)
 		},
 	}
@@ -155,9 +160,10 @@ output is named .onnx becomes a graph first; its samples are the lines of a text
 	f.StringVar(&typ, "type", "", "`TYPE`, such as q8_0, q4_k_m, int8, int4g128, bf16; of graphs "+strings.Join(qgraph.TypeNames()[:len(qgraph.TypeNames())-1], ", "))
 	f.StringVar(&method, "method", "", "how codes are chosen: "+strings.Join(quantize.MethodNames(), " or ")+"; default gptq for 4-bit types when there is calibration text; of graphs how ranges are: "+strings.Join(calib.MethodNames(), ", ")+"; default mse")
 	f.StringArrayVar(&keep, "keep", nil, "`PATTERN=TYPE`: other types for some tensors; the first match counts; of graphs PATTERN alone: nodes that stay float, by name, operator or what they make; * crosses slashes")
-	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that methods learn from; of graphs samples, as pare run --input takes them; repeat it for several")
+	f.StringArrayVar(&calibration, "calibration", nil, "`FILE` of text, JSON lines (FILE:FIELD) or token ids (.npy) that methods learn from; of graphs samples, as pare run --input takes them; repeat it for several")
 	inputs.register(c)
 	mix.register(c)
+	order.register(c)
 	intFrom(f, &tokens, "tokens", "", 1, 0, "tokens of it to use; default 65536")
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	completeTypes(c, "type")
@@ -174,6 +180,7 @@ func (a *app) pruneCmd() *cobra.Command {
 	var noRefit bool
 	var tokens int
 	var parts structureFlags
+	var order orderFlags
 	c := &cobra.Command{
 		Use:   "prune MODEL",
 		Short: "Take the least important parts of a model out, or set its least important weights to zero",
@@ -203,6 +210,7 @@ save neither bytes nor time in dense formats; the report says what the chosen fo
 			}
 			r := &recipe.Recipe{Source: recipe.Source{Model: args[0], Dtype: "keep"}, Passes: []recipe.Pass{p}}
 			r.Calibration = recipe.Calibration{Text: calibration, Imatrix: imatrix, Tokens: tokens}
+			order.apply(&r.Calibration)
 			return a.step(cmd.Context(), build.Step{Recipe: r}, &fl)
 		},
 	}
@@ -216,8 +224,9 @@ save neither bytes nor time in dense formats; the report says what the chosen fo
 	f.BoolVar(&noRefit, "no-refit", false, "sparsegpt: do not fit the kept weights once more; width: do not fit what read the parts that go")
 	f.StringArrayVar(&only, "only", nil, "tensors that match `PATTERN`; default all matrices of blocks; repeat it for several")
 	f.StringArrayVar(&skip, "skip", nil, "leave tensors that match `PATTERN` alone; repeat it for several")
-	f.StringArrayVar(&calibration, "calibration", nil, "text `FILE` that wanda, sparsegpt, width and depth learn from; repeat it for several")
+	f.StringArrayVar(&calibration, "calibration", nil, "`FILE` of text, JSON lines (FILE:FIELD) or token ids (.npy) that wanda, sparsegpt, width and depth learn from; repeat it for several")
 	intFrom(f, &tokens, "tokens", "", 1, 0, "tokens of it to use; default 65536")
+	order.register(c)
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")
 	complete(c, "method", prune.WeightNames()...)
 	complete(c, "pattern", "2:4", "4:8")

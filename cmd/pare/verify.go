@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pare-dev/pare/internal/corpus"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/tokenizer"
@@ -83,7 +82,7 @@ signal to error, and, with labels, how often they are right. With --gate the exi
 
 // textFlags are those of every verb that reads a text to compare on.
 func (fl *verifyFlags) textFlags(_ *app, c *cobra.Command) {
-	c.Flags().StringArrayVar(&fl.text, "text", nil, "text `FILE` that neither training nor calibration saw; repeat it for several")
+	c.Flags().StringArrayVar(&fl.text, "text", nil, "`FILE` of text, JSON lines (FILE:FIELD) or token ids (.npy) that neither training nor calibration saw; repeat it for several")
 	intFrom(c.Flags(), &fl.context, "context", "", 2, defaultContext, "tokens in a chunk; the second half of each is scored; unless given, no more than the models were trained for")
 }
 
@@ -131,7 +130,7 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 	if err := fl.fit(orig.model, made.model); err != nil {
 		return err
 	}
-	tokens, opt, err := a.verifyTokens(orig, original, fl)
+	tokens, opt, err := a.verifyTokens(ctx, orig, original, fl)
 	if err != nil {
 		return err
 	}
@@ -171,19 +170,19 @@ func (a *app) verify(ctx context.Context, original, pkg string, fl *verifyFlags)
 }
 
 // verifyTokens reads the text and cuts it into tokens of the original's vocabulary.
-func (a *app) verifyTokens(orig *loaded, path string, fl *verifyFlags) ([]int32, verify.Options, error) {
+func (a *app) verifyTokens(ctx context.Context, orig *loaded, path string, fl *verifyFlags) ([]int32, verify.Options, error) {
 	if len(fl.text) == 0 {
 		return nil, verify.Options{}, misuse("add --text FILE", "there is no text to compare on")
-	}
-	text, err := readTexts(fl.text)
-	if err != nil {
-		return nil, verify.Options{}, err
 	}
 	tok, err := orig.tokenizer(path)
 	if err != nil {
 		return nil, verify.Options{}, err
 	}
-	return a.cut(tok, text, textName(fl.text), path, fl)
+	text, err := readTokens(ctx, orig.model, path, tok, fl.text, nil)
+	if err != nil {
+		return nil, verify.Options{}, err
+	}
+	return a.cut(tok, text, fl)
 }
 
 // defaultContext is the usual length of a chunk.
@@ -210,22 +209,16 @@ func contextFits(tokens int, models ...*ir.Model) error {
 	return nil
 }
 
-// cut makes tokens of a text by the tokenizer of the model at path, and the protocol to score them by.
-func (a *app) cut(tok *tokenizer.Tokenizer, text []byte, name, path string, fl *verifyFlags) ([]int32, verify.Options, error) {
-	var opt verify.Options
-	tokens, err := tok.Encode(string(text), tokenizer.EncodeOptions{AddStart: true})
-	if err != nil {
-		return nil, opt, inFile(path, err)
+// cut gives the tokens of a text and the protocol to score them by.
+func (a *app) cut(tok *tokenizer.Tokenizer, text *corpus.Tokens, fl *verifyFlags) ([]int32, verify.Options, error) {
+	if len(text.IDs) < fl.context {
+		return nil, verify.Options{}, &fault.Error{File: text.Name, Err: misusef("%d tokens do not fill one chunk of %d", len(text.IDs), fl.context), Hint: "give a longer text or a smaller --context"}
 	}
-	if len(tokens) < fl.context {
-		return nil, opt, &fault.Error{File: name, Err: misusef("%d tokens do not fill one chunk of %d", len(tokens), fl.context), Hint: "give a longer text or a smaller --context"}
+	opt := verify.Options{Context: fl.context, BOS: -1, TextHash: text.SHA256, Progress: a.progressSink()}
+	if !text.Exact {
+		opt.BOS = startToken(tok.Spec())
 	}
-	sum := sha256.Sum256(text)
-	opt = verify.Options{Context: fl.context, BOS: -1, TextHash: hex.EncodeToString(sum[:]), Progress: a.progressSink()}
-	if spec := tok.Spec(); spec.AddBOS {
-		opt.BOS = int32(spec.BOS)
-	}
-	return tokens, opt, nil
+	return text.IDs, opt, nil
 }
 
 // gateError turns a verdict into the error that carries exit code 3.

@@ -10,7 +10,7 @@ const module = "github.com/pare-dev/pare/"
 
 // floor is where a package stands. A package may import what stands strictly lower.
 //
-//	0    internal: fault; then progress, cpu, human; then par; then kernels; then storage; then the rest; then obs
+//	0    internal: fault; then progress, cpu, human; then par; then kernels; then storage; then the rest; then obs, corpus
 //	10   formats/<name>: the bytes of one format
 //	19   ir/graph; ir/rewrite above it
 //	20   ir, and the rest of ir/* above it
@@ -36,7 +36,7 @@ func floor(pkg string) float64 {
 			return 2
 		case "storage":
 			return 3
-		case "obs":
+		case "obs", "corpus":
 			return 5
 		case "peers":
 			return 60

@@ -147,7 +147,7 @@ func (e *engine) prove(ctx context.Context) (*report.Merge, error) {
 		return nil, err
 	}
 	n := min(proofTokens/2, e.src.Decoder.Context)
-	seqs := sequences(ids.ids[:min(len(ids.ids), proofTokens)], n, e.src.Tokenizer)
+	seqs := ids.read.First(proofTokens).Sequences(n, bos(e.src.Tokenizer), false)
 	e.meter.Stage("prove", 0, "tokens")
 	defer e.mapping(2)()
 	o := e.runOptions()
@@ -197,7 +197,7 @@ func (e *engine) apply(ctx context.Context, p ir.Pass, m *ir.Model, env ir.Env) 
 	}
 	if p.Needs() == ir.NeedActivations {
 		if e.calib != nil {
-			env.Tokens = sequences(e.calib.ids, e.r.Calibration.Context, e.src.Tokenizer)
+			env.Tokens = e.calibration()
 		}
 		defer e.mapping(1)()
 		env.Executor = runner.NewExecutor(runner.Options{Threads: e.o.Threads, Pool: e.pool, ISA: e.o.ISA, Memory: e.passMemory(), Work: env.Work})
@@ -258,7 +258,7 @@ func (e *engine) importance(ctx context.Context) (map[string][]float32, error) {
 		err := e.timed("calibrate", "", func() (bool, error) {
 			defer e.mapping(1)()
 			ex := runner.NewExecutor(runner.Options{Threads: e.o.Threads, Pool: e.pool, ISA: e.o.ISA, Memory: e.passMemory(), Work: st.dir})
-			stats, err := quantize.Calibrate(ctx, e.base, ex, sequences(e.calib.ids, e.r.Calibration.Context, e.src.Tokenizer),
+			stats, err := quantize.Calibrate(ctx, e.base, ex, e.calibration(),
 				quantize.CalibrateOptions{Head: true, Datasets: []string{e.calib.Name}, Progress: e.meter})
 			if err != nil {
 				return false, err
@@ -296,7 +296,12 @@ func (e *engine) calibKey() string {
 	if e.calib == nil {
 		return ""
 	}
-	return key(e.calib.SHA256, e.calib.Tokens, e.r.Calibration.Context)
+	return key(e.calib.read.Key(), e.r.Calibration.Context, e.r.Calibration.Unpacked)
+}
+
+// calibration is the calibration text in the sequences that passes read.
+func (e *engine) calibration() [][]int32 {
+	return e.calib.read.Sequences(e.r.Calibration.Context, bos(e.src.Tokenizer), e.r.Calibration.Unpacked)
 }
 
 // spill writes tensors of a model that differ from another's into the stage's folder and makes the

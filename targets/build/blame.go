@@ -37,7 +37,7 @@ func (e *engine) blame(ctx context.Context, j *job, m *ir.Model) error {
 			return e.load(ctx, m)
 		}
 		ex, err := verify.Explain(ctx, e.ref, m, load, e.check.ids, verify.ExplainOptions{
-			Options: verify.Options{Context: e.r.Verify.Context, Chunks: 1, BOS: bos(e.src.Tokenizer), TextHash: e.check.SHA256, Progress: progress.Discard},
+			Options: verify.Options{Context: e.r.Verify.Context, Chunks: 1, BOS: e.start(e.check), TextHash: e.check.SHA256, Progress: progress.Discard},
 			Trials:  blameTrials, Limit: blameLimit,
 		})
 		if errors.Is(err, verify.ErrSame) {

@@ -178,7 +178,7 @@ func (e *engine) measure(ctx context.Context, m *ir.Model, j *job, limits verify
 	}
 	defer b.Close()
 	c, err := verify.New(a, b, verify.Options{
-		Context: e.r.Verify.Context, BOS: bos(e.src.Tokenizer), TextHash: e.check.SHA256, Progress: e.meter,
+		Context: e.r.Verify.Context, BOS: e.start(e.check), TextHash: e.check.SHA256, Progress: e.meter,
 		Recording: e.original,
 	})
 	if err != nil {

@@ -158,7 +158,6 @@ func (e *engine) distill(ctx context.Context) (reused bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	text.Tokens = len(text.ids)
 	if len(text.ids) < d.Context {
 		return false, &fault.Error{File: d.Text[0], Op: "distill", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one sequence takes %d", len(text.ids), d.Context)), Hint: "give a longer text, or a shorter --context"}
 	}
@@ -172,7 +171,7 @@ func (e *engine) distill(ctx context.Context) (reused bool, err error) {
 			return false, err
 		}
 	}
-	e.key = key(e.key, *d, text.SHA256, origin, e.o.ISA)
+	e.key = key(e.key, *d, text.read.Key(), origin, e.o.ISA)
 	s, err := e.w.stage("distill", e.key)
 	if err != nil {
 		return false, err
@@ -201,7 +200,7 @@ func (e *engine) distill(ctx context.Context) (reused bool, err error) {
 	pass.Curve = curve.Add
 	env := e.env(s)
 	env.Memory = e.memory() // nothing else is at work
-	env.Tokens = whole(sequences(text.ids, d.Context, e.src.Tokenizer), d.Context)
+	env.Tokens = whole(text.read.Sequences(d.Context, bos(e.src.Tokenizer), false), d.Context)
 	res, err := pass.Apply(ctx, e.base, plan, env)
 	if err != nil {
 		return false, err

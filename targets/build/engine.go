@@ -14,6 +14,7 @@ import (
 
 	"github.com/pare-dev/pare/distill"
 	"github.com/pare-dev/pare/formats"
+	"github.com/pare-dev/pare/internal/corpus"
 	"github.com/pare-dev/pare/internal/cpu"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/par"
@@ -206,7 +207,7 @@ func (e *engine) digests(ctx context.Context) error {
 	for _, a := range e.r.Source.Adapters {
 		files = append(files, a.Path)
 	}
-	files = append(files, e.r.Calibration.Text...)
+	files = append(files, corpus.Paths(e.r.Calibration.Text)...)
 	if e.r.Calibration.Imatrix != "" {
 		files = append(files, e.r.Calibration.Imatrix)
 	}

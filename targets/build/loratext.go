@@ -9,23 +9,11 @@ import (
 
 	"github.com/pare-dev/pare/distill"
 	"github.com/pare-dev/pare/internal/chat"
+	"github.com/pare-dev/pare/internal/corpus"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/targets/report"
 )
-
-// recordFile splits what names JSON lines, FILE.jsonl or FILE.jsonl:FIELD; ok is false for other texts.
-func recordFile(s string) (path, field string, ok bool) {
-	for _, suffix := range []string{".jsonl", ".ndjson"} {
-		if i := strings.LastIndex(s, suffix+":"); i >= 0 {
-			return s[:i+len(suffix)], s[i+len(suffix)+1:], true
-		}
-		if strings.HasSuffix(strings.ToLower(s), suffix) {
-			return s, "", true
-		}
-	}
-	return s, "", false
-}
 
 // loraText collects what is learned from: stretches of running text, all of which is learned, and records,
 // each a sequence of its own.
@@ -45,12 +33,12 @@ func (t *loraTrainer) readText(ctx context.Context) error {
 	r := &loraText{e: t.e, l: t.l}
 	var plain []string
 	for _, s := range t.l.Text {
-		path, field, records := recordFile(s)
-		if !records {
+		src := corpus.Parse(s)
+		if !src.Records() {
 			plain = append(plain, s)
 			continue
 		}
-		if err := r.records(ctx, path, field); err != nil {
+		if err := r.records(ctx, src.Path, src.Field); err != nil {
 			return err
 		}
 	}
@@ -93,7 +81,7 @@ func (r *loraText) running(ctx context.Context, files []string) error {
 		return &fault.Error{File: files[0], Op: "lora train", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one sequence takes %d", len(text.ids), n)), Hint: "give a longer text, or a shorter --context"}
 	}
 	r.names, r.digests = append(r.names, text.Name), append(r.digests, text.SHA256)
-	for _, s := range whole(sequences(text.ids, n, r.e.src.Tokenizer), n) {
+	for _, s := range whole(text.read.Sequences(n, bos(r.e.src.Tokenizer), false), n) {
 		if r.out.Learn != nil {
 			r.out.Learn = append(r.out.Learn, marks(len(s), true))
 		}
@@ -113,7 +101,7 @@ func marks(n int, learn bool) []bool {
 
 // records takes JSON lines.
 func (r *loraText) records(ctx context.Context, path, field string) error {
-	b, err := readText(path)
+	b, err := corpus.ReadText(path)
 	if err != nil {
 		return err
 	}

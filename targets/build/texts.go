@@ -7,95 +7,65 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
-	"strings"
 
+	"github.com/pare-dev/pare/internal/corpus"
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/tokenizer"
 	"github.com/pare-dev/pare/targets/report"
 )
 
-// maxText bounds a text that is tokenized in memory; the tokens that are used are far fewer.
-const maxText = 64 << 20
-
 // tokens is a text as the model reads it.
 type tokens struct {
 	report.Text
-	ids []int32
+	ids  []int32
+	read *corpus.Tokens // all that was read
 }
 
 // encode reads texts and turns them into tokens, behind the start token if the tokenizer adds one;
 // whoever cuts them into sequences puts it in place of the first of the others. limit is the most
 // tokens wanted, 0 for all.
 func (e *engine) encode(ctx context.Context, files []string, given *Text, limit int) (*tokens, error) {
-	var parts []string
-	var names []string
+	return e.encodeWith(ctx, files, given, corpus.Options{Limit: limit})
+}
+
+func (e *engine) encodeWith(ctx context.Context, files []string, given *Text, o corpus.Options) (*tokens, error) {
+	o.Tokenizer, o.Vocab, o.Seed = e.tok, e.vocab(), e.r.Calibration.Seed
+	var in *corpus.Text
 	if given != nil {
-		parts, names = append(parts, string(given.Text)), append(names, given.Name)
+		in = &corpus.Text{Name: given.Name, Text: given.Text}
 	}
-	for _, f := range files {
-		b, err := readText(f)
-		if err != nil {
-			return nil, err
-		}
-		parts, names = append(parts, string(b)), append(names, filepath.Base(f))
-	}
-	text := strings.Join(parts, "\n")
-	out := &tokens{Text: report.Text{Name: strings.Join(names, ", "), SHA256: digestOf(text)}}
-	// a token is at most a few dozen bytes; cutting the text early keeps a huge file cheap
-	const perToken = 16
-	for cut := 0; cut < len(text); {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		end := len(text)
-		if limit > 0 && limit < len(text)/perToken {
-			end = boundary(text, min(len(text), cut+max((limit-len(out.ids))*perToken, 1<<16)))
-		}
-		ids, err := e.tok.Encode(text[cut:end], tokenizer.EncodeOptions{AddStart: cut == 0})
-		if err != nil {
-			return nil, &fault.Error{File: e.src.Path, Err: err}
-		}
-		out.ids = append(out.ids, ids...)
-		cut = end
-		if limit > 0 && len(out.ids) >= limit {
-			out.ids = out.ids[:limit]
-			break
-		}
-	}
-	return out, nil
-}
-
-// boundary moves a cut forward to the next line end, so that no word is split.
-func boundary(s string, at int) int {
-	if i := strings.IndexByte(s[at:], '\n'); i >= 0 {
-		return at + i + 1
-	}
-	return len(s)
-}
-
-func readText(file string) ([]byte, error) {
-	f, err := os.Open(file)
+	t, err := corpus.Read(ctx, files, in, o)
 	if err != nil {
-		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, err)}
+		var fe *fault.Error
+		if !errors.As(err, &fe) {
+			err = &fault.Error{File: e.src.Path, Err: err}
+		}
+		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxText+1))
+	return e.described(t), nil
+}
+
+// described makes figures of what was read.
+func (e *engine) described(t *corpus.Tokens) *tokens {
+	out := &tokens{Text: report.Text{Name: t.Name, SHA256: t.SHA256, Tokens: len(t.IDs)}, ids: t.IDs, read: t}
+	if len(t.Starts) > 1 {
+		out.Documents = len(t.Starts)
+	}
+	out.Vocabulary = t.Covers(e.vocab()).Vocabulary
+	return out
+}
+
+// vocab is the number of tokens that the model knows.
+func (e *engine) vocab() int {
 	switch {
-	case err != nil:
-		return nil, &fault.Error{File: file, Op: "text", Err: err}
-	case len(b) > maxText:
-		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, fmt.Errorf("larger than %s", human.Bytes(maxText))), Hint: "a few megabytes of text are plenty: cut it"}
-	case !human.IsText(b):
-		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, errors.New("this is no text: it holds zero bytes, or is not UTF-8")), Hint: "give a plain text file"}
-	case len(b) == 0:
-		return nil, &fault.Error{File: file, Op: "text", Err: fault.As(fault.ErrMisuse, errors.New("the file is empty"))}
+	case e.src.Decoder != nil:
+		return e.src.Decoder.Vocab
+	case e.tok != nil:
+		return e.tok.VocabSize()
 	}
-	return b, nil
+	return 0
 }
 
 // seenBefore is the share of a text's tokens that lie in stretches which occur in another text too.
@@ -129,28 +99,20 @@ func digestOf(s string) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// sequences cuts tokens into stretches of n; a model whose tokenizer adds a start token sees it in
-// place of the first of each. A tail shorter than n is dropped, unless it is all there is.
-func sequences(ids []int32, n int, spec *tokenizer.Spec) (out [][]int32) {
-	for at := 0; at < len(ids); at += n {
-		if at+n > len(ids) && at > 0 {
-			break
-		}
-		s := append([]int32(nil), ids[at:min(at+n, len(ids))]...)
-		if b := bos(spec); b >= 0 {
-			s[0] = b
-		}
-		out = append(out, s)
-	}
-	return out
-}
-
 // bos is the token that replaces the first of every stretch, -1 for none.
 func bos(spec *tokenizer.Spec) int32 {
 	if spec == nil || !spec.AddBOS || spec.BOS < 0 {
 		return -1
 	}
 	return int32(spec.BOS) //nolint:gosec // a token id
+}
+
+// start is the token that begins every stretch of a text, -1 for none: token ids are taken as they are.
+func (e *engine) start(t *tokens) int32 {
+	if t.read.Exact {
+		return -1
+	}
+	return bos(e.src.Tokenizer)
 }
 
 // texts tokenizes what the recipe names. Verification falls back to the part of the calibration
@@ -171,26 +133,25 @@ func (e *engine) texts(ctx context.Context) error {
 	need := v.MaxChunks * v.Context
 	var spare *tokens
 	if len(c.Text) > 0 {
-		all, err := e.encode(ctx, c.Text, nil, c.Tokens+need)
+		all, err := e.encodeWith(ctx, c.Text, nil, corpus.Options{Limit: c.Tokens + need, Shuffle: c.Shuffle, Stretch: c.Context})
 		if err != nil {
 			return err
 		}
-		e.calib = &tokens{Text: all.Text, ids: all.ids[:min(len(all.ids), c.Tokens)]}
-		rest := all.ids[len(e.calib.ids):]
+		kept := min(len(all.ids), c.Tokens)
+		rest := all.ids[kept:]
 		if short := v.Chunks * v.Context; len(rest) < short && len(v.Text) == 0 && len(all.ids) > 4*v.Context && e.o.Sample == nil {
-			at := len(all.ids) - max(v.Context, len(all.ids)/4/v.Context*v.Context)
-			e.calib.ids, rest = all.ids[:at], all.ids[at:]
+			kept = len(all.ids) - max(v.Context, len(all.ids)/4/v.Context*v.Context)
+			rest = all.ids[kept:]
 			e.note("the calibration text is short: its last quarter is kept for verification")
 		}
-		e.calib.Tokens = len(e.calib.ids)
+		e.calib = e.described(all.read.First(kept))
 		if len(rest) >= v.Context {
-			if b := bos(e.src.Tokenizer); b >= 0 {
+			if b := bos(e.src.Tokenizer); b >= 0 && !all.read.Exact {
 				rest = append([]int32{b}, rest...) // as the text would begin that has only this part
 			}
-			spare = &tokens{Text: all.Text, ids: rest}
-			spare.Name += ", the part after calibration"
+			spare = e.described(&corpus.Tokens{Name: all.Name + ", the part after calibration", SHA256: all.SHA256, IDs: rest})
 		}
-		if e.calib.Tokens < c.Context {
+		if e.calib.Tokens < c.Context && !c.Unpacked {
 			return &fault.Error{File: c.Text[0], Op: "calibration", Err: fault.As(fault.ErrMisuse, fmt.Errorf("the text has %d tokens, one sequence takes %d", e.calib.Tokens, c.Context)), Hint: "give a longer text"}
 		}
 		e.rep.Calibration = &e.calib.Text
@@ -225,6 +186,10 @@ func (e *engine) texts(ctx context.Context) error {
 			e.note(fmt.Sprintf("%s of the text that packages are compared on is calibration text: their loss on new text is larger than shown", human.Percent(share, 0)))
 		}
 	}
+	if e.calib != nil {
+		known := e.calib.read.Knows(e.check.ids, e.vocab())
+		e.calib.Knows = &known
+	}
 	if e.proof == nil {
 		e.proof = e.check
 	}
@@ -245,7 +210,7 @@ func (e *engine) withoutWords(why error) error {
 		ids[i] = random.Int32N(int32(e.src.Decoder.Vocab)) //nolint:gosec // a token id
 		_ = binary.Write(h, binary.LittleEndian, ids[i])   // a hash takes everything
 	}
-	e.check = &tokens{Text: report.Text{Name: "random tokens", SHA256: hex.EncodeToString(h.Sum(nil)), Tokens: len(ids)}, ids: ids}
+	e.check = e.described(&corpus.Tokens{Name: "random tokens", SHA256: hex.EncodeToString(h.Sum(nil)), IDs: ids, Starts: []int{0}})
 	e.proof = e.check
 	e.note(fmt.Sprintf("%v: models are compared on random tokens; perplexity there says nothing about text", why))
 	return nil

@@ -32,7 +32,7 @@ func TestChunksAreThoseOfLlamaCpp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := &engine{src: &ir.Model{Tokenizer: &spec}, tok: tok}
+		e := &engine{r: &recipe.Recipe{}, src: &ir.Model{Tokenizer: &spec}, tok: tok}
 		got, err := e.encode(ctx, nil, given, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -45,7 +45,7 @@ func TestChunksAreThoseOfLlamaCpp(t *testing.T) {
 		if adds {
 			want = [][]int32{append([]int32{7}, plain[:7]...), append([]int32{7}, plain[8:15]...)}
 		}
-		if chunks := sequences(got.ids, 8, &spec); !slices.Equal(chunks[0], want[0]) || !slices.Equal(chunks[1], want[1]) {
+		if chunks := got.read.Sequences(8, bos(&spec), false); !slices.Equal(chunks[0], want[0]) || !slices.Equal(chunks[1], want[1]) {
 			t.Errorf("start token %v: chunks %v, want %v", adds, chunks[:2], want)
 		}
 		if got, err := e.encode(ctx, nil, given, 5); err != nil || !slices.Equal(got.ids, want[0][:5]) {

@@ -3,7 +3,7 @@ package recipe
 // Distill says how the model learns, after what is merged and pruned, to give what its teacher gives.
 type Distill struct {
 	Teacher      string   `json:"teacher,omitempty" doc:"model to learn from; default the source before it was pruned; \"none\" learns from the text alone"`
-	Text         []string `json:"text" doc:"text files to learn from, read in order"`
+	Text         []string `json:"text" doc:"files to learn from: text, JSON lines (FILE or FILE:FIELD) or token ids (.npy), read in order"`
 	Tokens       int      `json:"tokens,omitempty" doc:"tokens to read, counted as often as they are read; default the whole text once"`
 	Context      int      `json:"context,omitempty" doc:"tokens in a sequence; default 256"`
 	Batch        int      `json:"batch,omitempty" doc:"sequences in a step; default 16"`

@@ -346,6 +346,14 @@ func (r *Recipe) rebase(dir string) {
 	for i := range r.Verify.Text {
 		fix(&r.Verify.Text[i])
 	}
+	if d := r.Distill; d != nil {
+		for i := range d.Text {
+			fix(&d.Text[i])
+		}
+		if d.Teacher != "none" {
+			fix(&d.Teacher)
+		}
+	}
 	fix(&r.Verify.Labels)
 	for _, list := range [][]string{r.Calibration.Samples, r.Verify.Samples} {
 		for i, s := range list {

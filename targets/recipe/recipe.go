@@ -68,12 +68,14 @@ func (a Adapter) String() string {
 
 // Calibration says what the passes with activations read: text, or the samples of a graph.
 type Calibration struct {
-	Text    []string `json:"text,omitempty" doc:"text files, read in order"`
-	Tokens  int      `json:"tokens,omitempty" doc:"tokens used, from the beginning; default 65536"`
-	Context int      `json:"context,omitempty" doc:"tokens in a sequence; default 512"`
-	Samples []string `json:"samples,omitempty" doc:"graphs: files, folders and arrays that ranges of activations are found on, \"FILE\" or \"INPUT=FILE\""`
-	Imatrix string   `json:"imatrix,omitempty" doc:"importance matrix in llama.cpp's GGUF form, in place of measuring one"`
-	Seed    uint64   `json:"seed,omitempty" doc:"seed of everything random"`
+	Text     []string `json:"text,omitempty" doc:"files of text, of JSON lines (FILE or FILE:FIELD) or of token ids (.npy), read in order"`
+	Tokens   int      `json:"tokens,omitempty" doc:"tokens used, from the beginning; default 65536"`
+	Context  int      `json:"context,omitempty" doc:"tokens in a sequence; default 512"`
+	Shuffle  bool     `json:"shuffle,omitempty" doc:"take documents, and stretches of long ones, in an order that the seed gives, not from the beginning"`
+	Unpacked bool     `json:"unpacked,omitempty" doc:"every document begins a sequence of its own, in place of filling sequences with one behind the other"`
+	Samples  []string `json:"samples,omitempty" doc:"graphs: files, folders and arrays that ranges of activations are found on, \"FILE\" or \"INPUT=FILE\""`
+	Imatrix  string   `json:"imatrix,omitempty" doc:"importance matrix in llama.cpp's GGUF form, in place of measuring one"`
+	Seed     uint64   `json:"seed,omitempty" doc:"seed of everything random"`
 }
 
 // Pass is one piece of work on the weights before the targets part.

@@ -121,6 +121,7 @@ func (r *Report) provenance() []fact {
 	}
 	if c := r.Calibration; c != nil {
 		add("calibration", fmt.Sprintf("%s, %s tokens", c.Name, human.Thousands(int64(c.Tokens))), false)
+		add("calibration coverage", c.Coverage(), false)
 		add("calibration digest", c.SHA256, true)
 	}
 	for i := range r.Targets {

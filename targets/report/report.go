@@ -125,6 +125,10 @@ type Text struct {
 	Name   string `json:"name"` // file name, or "embedded sample"
 	SHA256 string `json:"sha256"`
 	Tokens int    `json:"tokens"` // used of it
+	// Documents is how many texts, lines or rows these come from, or stretches that were put in another order.
+	Documents  int      `json:"documents,omitempty"`
+	Vocabulary float64  `json:"vocabulary,omitempty"` // share of the model's tokens that occur
+	Knows      *float64 `json:"knows,omitempty"`      // calibration: share of the compared text's tokens that occur in it
 }
 
 // PassResult is what one pass did.

@@ -320,3 +320,18 @@ func (t *Target) LossLines() []string {
 	}
 	return lines
 }
+
+// Coverage says in words how much of the model's tokens a text shows, "" when that is not known.
+func (t *Text) Coverage() string {
+	if t == nil || t.Vocabulary == 0 {
+		return ""
+	}
+	s := human.Percent(t.Vocabulary, 0) + " of the vocabulary"
+	if t.Knows != nil {
+		s += ", " + human.Percent(*t.Knows, 1) + " of the compared tokens"
+	}
+	if t.Documents > 0 {
+		s += fmt.Sprintf(", from %s pieces", human.Thousands(int64(t.Documents)))
+	}
+	return s
+}
