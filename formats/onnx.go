@@ -143,7 +143,7 @@ var errGraph = errors.New("the model is a graph of operators, not a language mod
 // onnxExtra is what the writer needs of the file that a graph was read from.
 type onnxExtra struct {
 	file   *onnx.File
-	digest [32]byte // of the graph as it was read
+	digest uint64 // of the graph as it was read
 }
 
 // DataFiles lists the files beside an ONNX model that its weights lie in, sorted.

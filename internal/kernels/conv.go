@@ -46,11 +46,7 @@ func (s *Set) NewConv(kernel Kernel, out, in int, planes bool, weights, bias []f
 	if taps := kernel.H * kernel.W; !planes && taps > 1 && in > 1 { // channels innermost
 		rows = make([]float32, len(weights))
 		for o := 0; o < len(weights); o += window {
-			for i := range in {
-				for t := range taps {
-					rows[o+t*in+i] = weights[o+i*taps+t]
-				}
-			}
+			s.Transpose(View(rows[o:o+window], taps, in), View(weights[o:o+window], in, taps))
 		}
 	}
 	c.pack(rows, bias, window)
