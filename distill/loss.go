@@ -130,21 +130,32 @@ type Sums struct {
 // headBand is the number of tokens whose logits are held at once.
 const headBand = 512
 
+// bands are what Score needs for one band, kept from call to call.
+type bands[T number] struct {
+	norm, dnorm, r, logits []T
+	divs, ces              []float64
+	scratch                [][]T // one a worker
+}
+
 // Score computes the loss of hidden states x [tokens,Hidden] that Forward gave, against a teacher's, tx,
 // unless it is nil, and the gradient by x into dx unless that is empty; each token weighs weight in it.
 // Sequences have one length; the token after each is the next of the sequence, and where the text says
 // what is learned, a token counts whose next one is.
 func (n *Net[T]) Score(ctx context.Context, l Loss, text Text, x, dx kernels.Dense[T], teacher *Net[T], tx kernels.Dense[T], weight float64) (sum Sums, err error) {
 	length, h, vocab := len(text.IDs[0]), n.d.Hidden, n.head.Rows
-	norm := make([]T, headBand*h)
-	dnorm := make([]T, headBand*h)
-	r := make([]T, headBand)
-	logits := make([]T, headBand*vocab)
-	var others, tnorm []T
+	b := &n.bands
+	norm, dnorm, r := need(&b.norm, headBand*h), need(&b.dnorm, headBand*h), need(&b.r, headBand)
+	logits := need(&b.logits, headBand*vocab)
+	divs, ces := need(&b.divs, headBand), need(&b.ces, headBand)
+	scratch := need(&b.scratch, n.threads)
+	head := linear[T]{w: n.head}
+	var thead linear[T]
+	var others, tnorm, tr []T
 	if teacher != nil {
-		others, tnorm = make([]T, headBand*vocab), make([]T, headBand*teacher.d.Hidden)
+		thead.w = teacher.head
+		t := &teacher.bands
+		others, tnorm, tr = need(&t.logits, headBand*vocab), need(&t.norm, headBand*teacher.d.Hidden), need(&t.r, headBand)
 	}
-	divs, ces := make([]float64, headBand), make([]float64, headBand)
 	// next is the token that row at should give, -1 at the end; counts says whether the row matters
 	next := func(at int) (id int32, counts bool) {
 		i, j := at/length, at%length+1
@@ -152,12 +163,6 @@ func (n *Net[T]) Score(ctx context.Context, l Loss, text Text, x, dx kernels.Den
 			return -1, text.Learn == nil && teacher != nil
 		}
 		return text.IDs[i][j], text.learns(i, j)
-	}
-	scratch := make([][]T, n.threads)
-	head := linear[T]{w: n.head}
-	var thead linear[T]
-	if teacher != nil {
-		thead.w = teacher.head
 	}
 	for lo := 0; lo < x.Rows; lo += headBand {
 		hi := min(lo+headBand, x.Rows)
@@ -171,7 +176,7 @@ func (n *Net[T]) Score(ctx context.Context, l Loss, text Text, x, dx kernels.Den
 		if teacher != nil {
 			th := teacher.d.Hidden
 			ty := kernels.View(tnorm, t, th)
-			rmsNorm(ty, tx.Slice(lo, hi, 0, th), teacher.finalNorm.W, make([]T, t), teacher.d.NormEps)
+			rmsNorm(ty, tx.Slice(lo, hi, 0, th), teacher.finalNorm.W, tr, teacher.d.NormEps)
 			p = kernels.View(others, t, vocab)
 			if err := thead.forward(ctx, teacher, p, ty, nil); err != nil {
 				return sum, err

@@ -26,7 +26,7 @@ func TestPEFT(t *testing.T) {
 	if err := json.Unmarshal(b, &want); err != nil || len(want) != 3 {
 		t.Fatal(err, len(want))
 	}
-	n, err := Load[float32](t.Context(), open(t, books), kernels.For(cpu.Best()), 2, 64, nothing)
+	n, err := Load[float32](t.Context(), open(t, books), kernels.For(cpu.Best()), 2, 64, Nothing)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -27,7 +27,8 @@ type Net[T number] struct {
 	shared  acts[T]          // of the block that is worked on, where blocks do not remember
 	grads   grads[T]         // likewise on the way back
 	scratch []headScratch[T] // one a worker
-	decoded []T              // of the frozen matrix that is worked with
+	bands   bands[T]
+	decoded []T // of the frozen matrix that is worked with
 
 	forwardOnly bool // nothing will ask for the way back
 }

@@ -104,8 +104,8 @@ func (p *Pass) Subject(m *ir.Model) Subject {
 
 func (p *Pass) learns(t *ir.Tensor) bool { return p.trains(t.Role) }
 
-// nothing is what a teacher learns.
-func nothing(*ir.Tensor) bool { return false }
+// Nothing is what a teacher learns, for Load.
+func Nothing(*ir.Tensor) bool { return false }
 
 func (p *Pass) trains(r ir.Role) bool {
 	switch r {
@@ -143,7 +143,7 @@ func (p *Pass) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) (
 	}
 	var teacher *Net[float32]
 	if p.Teacher != nil {
-		if teacher, err = Load[float32](ctx, p.Teacher, k, env.Threads, length, nothing); err != nil {
+		if teacher, err = Load[float32](ctx, p.Teacher, k, env.Threads, length, Nothing); err != nil {
 			return nil, err
 		}
 	}

@@ -36,6 +36,7 @@ var parts = []part{
 	{"bf16", "Matrix products of bfloat16 with float32 sums", (*bench).gemmBF16, []string{"PyTorch"}},
 	{"growth", "Growth", (*bench).growth, nil},
 	{"graphs", "Graphs: real networks, batch 1", (*bench).graphs, []string{"ONNX Runtime"}},
+	{"train", "Training: distillation of the small model (6.8 M weights), AdamW", (*bench).train, []string{"PyTorch"}},
 	{"calibrate", "Graphs: calibrating and quantizing to 8 bits", (*bench).calibrate, []string{"ONNX Runtime"}},
 }
 
@@ -57,6 +58,13 @@ type bench struct {
 func main() {
 	if len(os.Args) > 2 && os.Args[1] == measureVerb {
 		if err := measure(os.Args[2:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if len(os.Args) > 2 && os.Args[1] == trainVerb {
+		if err := trainSide(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
