@@ -3,6 +3,8 @@ package par
 import (
 	"context"
 	"errors"
+	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 )
@@ -61,4 +63,30 @@ func TestPhasesStop(t *testing.T) {
 			t.Errorf("%d threads: error %v, want cancelled", threads, err)
 		}
 	}
+}
+
+// Phases within an item of Phases, and from several goroutines at once, get their work done.
+func TestPhasesWithin(t *testing.T) {
+	old := runtime.GOMAXPROCS(4)
+	defer runtime.GOMAXPROCS(old)
+	var callers sync.WaitGroup
+	for range 3 {
+		callers.Go(func() {
+			for range 20 {
+				var sum atomic.Int64
+				three := func(int) int { return 3 }
+				err := Phases(t.Context(), 2, 2, three, func(_, _, i int) error {
+					return Phases(t.Context(), 4, 2, three, func(_, p, j int) error {
+						sum.Add(int64(100*i + 10*p + j))
+						return nil
+					})
+				})
+				// twice, the three outer numbers six times, the two middle and the three inner ones nine and six times
+				if want := int64(2 * (300*6 + 10*9 + 3*6)); err != nil || sum.Load() != want {
+					t.Errorf("%v, a sum of %d, want %d", err, sum.Load(), want)
+				}
+			}
+		})
+	}
+	callers.Wait()
 }
