@@ -307,8 +307,8 @@ func (r *widthRun) layer(ctx context.Context, w ir.Walk, stage string, role, bia
 			return nil, err
 		}
 	}
-	if len(c.Keep) != stay {
-		return nil, ir.Wrap(t, r.Name(), fmt.Errorf("%d parts were kept for %d", len(c.Keep), stay))
+	if n := len(c.Keep); n != stay || !slices.IsSorted(c.Keep) || c.Keep[0] < 0 || c.Keep[n-1] >= wide/unit || bias != nil && len(c.Bias) != bias.Cols() {
+		return nil, &fault.Error{File: r.choicePath(small), Op: r.Name(), Err: errors.New("not what this layer kept"), Hint: "remove the work folder"}
 	}
 	if bias != nil {
 		changed, err := vector(bias, c.Bias)
