@@ -41,6 +41,7 @@ var contracts = map[string]struct {
 	"verify-embeddings": {verify.Embeddings{}, "schema protocol.texts cosine.mean cosine.lower95 cosine.min neighbours.agreement neighbours.lower95 bytes.original bytes.package gate.verdict"},
 	"verify-graphs":     {verify.Graphs{}, "schema samples outputs.name outputs.sqnr_db outputs.cosine outputs.max_abs task.metric task.original task.package task.n top1.agreement bytes.original bytes.package gate.verdict gate.checks.name"},
 	"quantize-graph":    {graphQuantization{}, "schema model package type samples integer kept.node kept.reason bytes.original bytes.package"},
+	"prune-graph":       {channelPruning{}, "schema model package score before.flops before.parameters after.flops after.channels groups.layers groups.channels groups.kept groups.reason fits.layer fits.after_db outputs.name outputs.sqnr_db samples bytes.original bytes.package"},
 	"doctor":            {diagnosis{}, "schema isa read_gb_s"},
 }
 
@@ -86,7 +87,14 @@ func schemaOf(t reflect.Type) map[string]any {
 func fieldsOf(t reflect.Type) func(func(reflect.StructField) bool) {
 	return func(yield func(reflect.StructField) bool) {
 		for i := range t.NumField() {
-			if t.Field(i).IsExported() && !yield(t.Field(i)) {
+			f := t.Field(i)
+			if f.Anonymous && f.Tag.Get("json") == "" { // its fields are written as if they were t's
+				for inner := range fieldsOf(f.Type) {
+					if !yield(inner) {
+						return
+					}
+				}
+			} else if f.IsExported() && !yield(f) {
 				return
 			}
 		}

@@ -181,11 +181,13 @@ func (a *app) pruneCmd() *cobra.Command {
 	var tokens int
 	var parts structureFlags
 	var order orderFlags
+	var graph channelFlags
 	c := &cobra.Command{
 		Use:   "prune MODEL",
 		Short: "Take the least important parts of a model out, or set its least important weights to zero",
 		Long: `Make a model smaller with --structure: width takes neurons and heads out of every block and fits the layers
-that read them, depth takes out whole blocks. What comes out is a plain model that every runtime loads.
+that read them, depth takes out whole blocks, and channels makes a graph (ONNX) with fewer channels. What comes out
+is a plain model that every runtime loads.
 
 Or set single weights to zero with --method: the smallest (magnitude), or those that matter least for the inputs
 that a text gives (wanda), or those that the others can replace best, which are changed to do so (sparsegpt). Zeros
@@ -193,10 +195,24 @@ save neither bytes nor time in dense formats; the report says what the chosen fo
 		Example: `  pare prune books-llama/model --method magnitude --sparsity 30% -o books-pruned
   pare prune books-llama/model --structure width --ratio 25% --calibration books-llama/text/calibration.txt --tokens 4096 -o books-narrow
   pare prune books-llama/model --structure depth --blocks 5 --calibration books-llama/text/calibration.txt --tokens 4096 -o books-shallow
+  pare prune graphs/mnist/mnist-8.onnx --structure channels --flops 50% --calibration graphs/mnist/images-idx3-ubyte.gz -o mnist-small.onnx
   pare prune books-llama/model --method wanda --pattern 2:4 --imatrix books-llama/imatrix.gguf -o books-2of4
   pare prune books-llama/model --method sparsegpt --sparsity 50% --calibration books-llama/text/calibration.txt -o books-half`,
 		Args: exactly("a MODEL"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if parts.structure == channelStructure {
+				cfg, err := graph.config(&parts, typed(cmd))
+				if err != nil {
+					return err
+				}
+				cfg.Only, cfg.Skip, cfg.NoRefit = only, skip, noRefit
+				return a.pruneChannels(cmd.Context(), args[0], &graph, cfg, calibration, &fl)
+			}
+			for _, name := range onlyChannels {
+				if typed(cmd)(name) {
+					return flagFault(name, misuse("add --structure channels", "it is about channels of graphs"))
+				}
+			}
 			p, err := parts.pass(typed(cmd))
 			if parts.structure == "" && err == nil {
 				p, err = prunePass(method, share, pattern, only)
@@ -216,15 +232,16 @@ save neither bytes nor time in dense formats; the report says what the chosen fo
 	}
 	fl.register(c)
 	parts.register(c)
+	graph.register(c)
 	f := c.Flags()
 	f.StringVar(&method, "method", "magnitude", "how single weights are chosen: "+strings.Join(prune.WeightNames(), ", "))
 	f.Var(&share, "sparsity", "share of weights to prune, 0.5 or 50%")
 	f.StringVar(&pattern, "pattern", "", "`N:M`: at most N of M neighbours stay, such as 2:4")
 	f.StringVar(&scope, "scope", "", "what competes: row, layer or global; default layer")
-	f.BoolVar(&noRefit, "no-refit", false, "sparsegpt: do not fit the kept weights once more; width: do not fit what read the parts that go")
-	f.StringArrayVar(&only, "only", nil, "tensors that match `PATTERN`; default all matrices of blocks; repeat it for several")
-	f.StringArrayVar(&skip, "skip", nil, "leave tensors that match `PATTERN` alone; repeat it for several")
-	f.StringArrayVar(&calibration, "calibration", nil, "`FILE` of text, JSON lines (FILE:FIELD) or token ids (.npy) that wanda, sparsegpt, width and depth learn from; repeat it for several")
+	f.BoolVar(&noRefit, "no-refit", false, "sparsegpt: do not fit the kept weights once more; width, channels: do not fit what read the parts that go")
+	f.StringArrayVar(&only, "only", nil, "tensors that match `PATTERN`, default all matrices of blocks; of graphs layers; repeat it for several")
+	f.StringArrayVar(&skip, "skip", nil, "leave tensors, or layers of graphs, that match `PATTERN` alone; repeat it for several")
+	f.StringArrayVar(&calibration, "calibration", nil, "`FILE` of text, JSON lines (FILE:FIELD) or token ids (.npy) that wanda, sparsegpt, width and depth learn from; of graphs samples, as pare run --input takes them; repeat it for several")
 	intFrom(f, &tokens, "tokens", "", 1, 0, "tokens of it to use; default 65536")
 	order.register(c)
 	f.StringVar(&imatrix, "imatrix", "", "importance matrix `FILE` in place of measuring one (pare calibrate)")

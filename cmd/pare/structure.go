@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pare-dev/pare/prune"
+	"github.com/pare-dev/pare/prune/channels"
 	"github.com/pare-dev/pare/targets/recipe"
 )
 
@@ -21,18 +22,18 @@ type structureFlags struct {
 
 func (fl *structureFlags) register(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&fl.structure, "structure", "", "what goes whole: "+strings.Join(prune.StructureNames(), ", "))
-	f.Var(&fl.ratio, "ratio", "structure: share of the parameters of the blocks that goes, 0.25 or 25%")
+	f.StringVar(&fl.structure, "structure", "", "what goes whole: "+strings.Join(prune.StructureNames(), ", ")+"; of graphs channels")
+	f.Var(&fl.ratio, "ratio", "structure: share of the parameters of the blocks that goes, 0.25 or 25%; of the channels of graphs")
 	intFrom(f, &fl.parameters, "parameters", "", 1, 0, "structure: most parameters that the model has afterwards")
 	f.Var(&fl.bytes, "bytes", "structure: most bytes that its weights take, such as 1GiB")
 	intFrom(f, &fl.ffn, "ffn", "", 1, 0, "width: neurons of the MLP that stay in every block; default as the budget asks")
 	intFrom(f, &fl.kvHeads, "kv-heads", "", 1, 0, "width: key heads that stay in every block, with the query heads that share them")
 	intFrom(f, &fl.hidden, "hidden", "", 1, 0, "width: channels of the residual stream that stay; default all")
 	intFrom(f, &fl.blocks, "blocks", "", 1, 0, "depth: blocks that stay; default as the budget asks")
-	intFrom(f, &fl.multiple, "multiple", "", 1, 0, "width: what the neurons are a multiple of; default the block length of stored types, where that leaves a choice")
-	f.StringVar(&fl.score, "score", "", "what parts are chosen by: "+strings.Join(prune.Scores(), ", ")+"; default activation for width, influence for depth")
-	complete(c, "structure", prune.StructureNames()...)
-	complete(c, "score", prune.Scores()...)
+	intFrom(f, &fl.multiple, "multiple", "", 1, 0, "width: what the neurons are a multiple of; default the block length of stored types, where that leaves a choice; channels: 8, less for groups with few")
+	f.StringVar(&fl.score, "score", "", "what parts are chosen by: "+strings.Join(prune.Scores(), ", ")+"; default activation for width, influence for depth; of channels "+strings.Join(channels.Scores(), ", ")+"; default fit with --calibration, magnitude without")
+	complete(c, "structure", append(prune.StructureNames(), channelStructure)...)
+	complete(c, "score", append(prune.Scores(), "l1", "gain")...)
 }
 
 // structureOnly are the flags that say nothing without --structure, and weightsOnly those that contradict it.
@@ -52,7 +53,7 @@ func (fl *structureFlags) pass(given func(flag string) bool) (recipe.Pass, error
 		return recipe.Pass{}, nil
 	}
 	if names := prune.StructureNames(); !slices.Contains(names, fl.structure) {
-		return recipe.Pass{}, misuse("take "+strings.Join(names, " or "), "no structure is called %q", fl.structure)
+		return recipe.Pass{}, misuse("take "+strings.Join(names, " or ")+", of graphs "+channelStructure, "no structure is called %q", fl.structure)
 	}
 	for _, name := range weightsOnly {
 		if given(name) {
