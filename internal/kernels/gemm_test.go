@@ -136,6 +136,7 @@ func TestGemm(t *testing.T) {
 		checkGemm[float64](t, s, 4096, 40, 1100) // two of k
 		checkGemm[float32](t, s, 60, 700, 600)   // bands of columns
 		checkGemm[float32](t, s, 700, 20, 600)   // parts of the rows of a band
+		checkGemm[float32](t, s, 400, 1300, 300) // on several threads, bands that are packed by one and by all
 		checkGemm[float32](t, s, 157, 1031, 600) // rows of dst pages apart: sums wait elsewhere
 		checkGemm[float64](t, s, 133, 521, 600)
 	})
