@@ -39,6 +39,10 @@ type Walk interface {
 	// Hidden hands over the residual stream before the current block, or behind the last one, as Inputs does.
 	// It is asked for before any stage of the block.
 	Hidden(ctx context.Context, fn func(x []float32, rows, cols int) error) error
+	// Mark keeps the position before the current block, and Back returns to it: its stages can then all be asked for
+	// again. Mark is asked for before any stage.
+	Mark(ctx context.Context) error
+	Back(ctx context.Context) error
 	// Next runs the current block with its present weights and moves on to the next one.
 	Next(ctx context.Context) error
 	// Block is the index of the current block; it is the number of blocks when all are done.

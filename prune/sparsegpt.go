@@ -100,7 +100,7 @@ func (p *SparseGPT) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.E
 			}
 		}
 	}
-	if err := walk(ctx, p.Name(), m, chosen, env, func(w ir.Walk, s ir.Stage, list []*request) error { return run.stage(ctx, w, s, list) }); err != nil {
+	if err := walk(ctx, p.Name(), m, chosen, env, func(w ir.Walk, s ir.Stage, list []*request) error { return run.stage(ctx, w, s, list) }, nil); err != nil {
 		return nil, err
 	}
 	return run.res, nil

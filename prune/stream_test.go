@@ -94,8 +94,8 @@ func (w spyWalk) Inputs(ctx context.Context, stage ir.Stage, fn func([]float32, 
 	})
 }
 
-// Wanda on a trained model, its inputs measured block by block: each stage sees the inputs that the
-// pruned stages before it produce, and each row loses its lowest |w|*norm.
+// Wanda on a trained model, its inputs measured block by block: each block sees the inputs that the
+// pruned blocks before it produce, and each row loses its lowest |w|*norm.
 func TestWandaSequential(t *testing.T) {
 	m, err := formats.Open(t.Context(), "../testdata/books-llama/model")
 	if err != nil {
@@ -151,6 +151,15 @@ func TestWandaSequential(t *testing.T) {
 		}
 		if wrong > len(w)/10000 { // scores are float32 products: a tie there is none in float64
 			t.Errorf("%s: %d of %d weights differ from the definition", at.Name, wrong, len(w))
+		}
+	}
+	// in the first block nothing was pruned while it was measured: whatever is to go there, it reads the same
+	alone := &spy{Executor: s.Executor, seen: map[[2]int][]float64{}}
+	env.Executor = alone
+	run(t, original.Clone(), &prune.Wanda{Options: prune.Options{Pattern: "2:4", Only: []string{"*.layers.0.*down_proj"}}}, env)
+	for j, v := range alone.seen[[2]int{0, 3}] {
+		if got := s.seen[[2]int{0, 3}][j]; got != v || v == 0 {
+			t.Fatalf("input %d of the last stage of block 0: %g, %g when nothing else is pruned", j, got, v)
 		}
 	}
 	// the second block was measured on what the pruned first block produces

@@ -15,8 +15,9 @@ func stageOf(r ir.Role) int {
 
 // walk runs the calibration tokens through the model, block by block and stage by stage, and hands over
 // the chosen matrices of each stage before any that reads what they give: visit prunes them, so that
-// later ones see the inputs that the pruned ones produce.
-func walk(ctx context.Context, op string, m *ir.Model, chosen []*request, env ir.Env, visit func(ir.Walk, ir.Stage, []*request) error) (err error) {
+// later ones see the inputs that the pruned ones produce. With settle, visit only looks: settle prunes all that were
+// visited of a block, which then runs anew.
+func walk(ctx context.Context, op string, m *ir.Model, chosen []*request, env ir.Env, visit func(ir.Walk, ir.Stage, []*request) error, settle func() error) (err error) {
 	if env.Executor == nil || len(env.Tokens) == 0 {
 		return &fault.Error{Op: op, Err: fault.As(fault.ErrMisuse, errors.New("no calibration tokens")), Hint: "give --calibration FILE, or --imatrix FILE to prune.wanda"}
 	}
@@ -33,11 +34,21 @@ func walk(ctx context.Context, op string, m *ir.Model, chosen []*request, env ir
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
 	for b := 0; b <= last; b++ {
+		if settle != nil {
+			if err := w.Mark(ctx); err != nil {
+				return err
+			}
+		}
 		for i, s := range ir.Stages {
 			if list := byPlace[[2]int{b, i}]; len(list) > 0 {
 				if err := visit(w, s, list); err != nil {
 					return err
 				}
+			}
+		}
+		if settle != nil {
+			if err := errors.Join(settle(), w.Back(ctx)); err != nil {
+				return err
 			}
 		}
 		if b < last {

@@ -14,7 +14,8 @@ import (
 // Wanda is the pass "prune.wanda": weights with the smallest |w| * sqrt(mean x^2) go, x being the
 // input that the weight multiplies (Sun et al., arXiv 2306.11695). Nothing is updated. The inputs
 // come from Importance when it is given, else from running the calibration tokens through the model
-// block by block, each stage with the inputs that the stages pruned before it produce.
+// block by block: those that the pruned blocks in front produce, in a block that is still whole, as the method's authors
+// measure them. (Measured behind the pruned stages of the same block they lose more.)
 type Wanda struct {
 	Options
 	// Importance holds a value per input of each tensor (by name) that is proportional to the
@@ -143,7 +144,9 @@ func (p *Wanda) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) 
 	if p.Importance != nil {
 		err = swap(chosen, func(r *request) []float32 { return p.find(r.t) })
 	} else {
-		err = walk(ctx, p.Name(), m, chosen, env, func(w ir.Walk, s ir.Stage, list []*request) error {
+		var seen []*request // of a block
+		means := map[*request][]float32{}
+		look := func(w ir.Walk, s ir.Stage, list []*request) error {
 			mean, err := meanSquares(ctx, w, s)
 			if err != nil {
 				return err
@@ -153,7 +156,16 @@ func (p *Wanda) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) 
 					return ir.Wrap(r.t, p.Name(), fmt.Errorf("%d inputs measured for %d columns", len(mean), r.t.Cols()))
 				}
 			}
-			return swap(list, func(*request) []float32 { return mean })
+			for _, r := range list {
+				means[r] = mean
+			}
+			seen = append(seen, list...)
+			return nil
+		}
+		err = walk(ctx, p.Name(), m, chosen, env, look, func() error {
+			list := seen
+			seen = nil
+			return swap(list, func(r *request) []float32 { return means[r] })
 		})
 	}
 	if err != nil {

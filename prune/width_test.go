@@ -188,6 +188,8 @@ func (x rowsOf) Hidden(_ context.Context, fn func([]float32, int, int) error) er
 func (x rowsOf) Head(_ context.Context, fn func([]float32, int, int) error) error {
 	return fn(x, len(x)/8, 8)
 }
+func (rowsOf) Mark(context.Context) error { return nil }
+func (rowsOf) Back(context.Context) error { return nil }
 func (rowsOf) Next(context.Context) error { return nil }
 func (rowsOf) Block() int                 { return 0 }
 func (rowsOf) Close() error               { return nil }

@@ -41,12 +41,14 @@ type walk struct {
 	block   int
 	broken  error // set when the hidden states are neither those before nor after a block
 
-	spare int64        // bytes of hidden states that may still be kept in memory
-	x     *states      // [tokens, Hidden] residual stream before the block, or behind its attention
-	mid   []*ir.Tensor // what x was computed from when it is behind the attention; nil before
-	work  *states      // what the second or fourth stage reads, or nothing
-	attn  []*ir.Tensor // what work was computed from when it holds the second stage's; nil otherwise
-	ffn   []*ir.Tensor // the same of the fourth stage
+	spare  int64        // bytes of hidden states that may still be kept in memory
+	x      *states      // [tokens, Hidden] residual stream before the block, or behind its attention
+	kept   *states      // x as it was before the block that Mark was asked for in
+	marked int          // that block
+	mid    []*ir.Tensor // what x was computed from when it is behind the attention; nil before
+	work   *states      // what the second or fourth stage reads, or nothing
+	attn   []*ir.Tensor // what work was computed from when it holds the second stage's; nil otherwise
+	ffn    []*ir.Tensor // the same of the fourth stage
 
 	cache  rowCache
 	buf    buffers
@@ -148,7 +150,7 @@ func (w *walk) Close() error {
 		w.e = nil
 	}
 	w.broken = errors.New("the walk is closed")
-	return errors.Join(w.x.close(), w.work.close())
+	return errors.Join(w.x.close(), w.work.close(), w.kept.close())
 }
 
 // ready reports why the walk cannot go on, if so.
@@ -207,6 +209,52 @@ func (w *walk) Inputs(ctx context.Context, stage ir.Stage, fn func(x []float32, 
 // passed is the reason when the walk would have to go back.
 func (w *walk) passed(what string) error {
 	return fmt.Errorf("block %d: %s is asked for when the walk has passed it", w.block, what)
+}
+
+// Mark keeps the position before the current block. See ir.Walk.
+func (w *walk) Mark(ctx context.Context) (err error) {
+	if err := w.ready(true); err != nil {
+		return err
+	}
+	if w.mid != nil {
+		return w.passed("its beginning")
+	}
+	if w.kept == nil {
+		if w.kept, err = w.newStates(w.m.Decoder.Hidden); err != nil {
+			return err
+		}
+	}
+	w.marked = w.block
+	return w.copyStates(ctx, w.kept, w.x)
+}
+
+// Back returns to it. See ir.Walk.
+func (w *walk) Back(ctx context.Context) error {
+	if err := w.ready(true); err != nil {
+		return err
+	}
+	if w.kept == nil || w.marked != w.block {
+		return fmt.Errorf("block %d: its beginning was not kept", w.block)
+	}
+	w.mid, w.attn, w.ffn = nil, nil, nil
+	return w.copyStates(ctx, w.x, w.kept)
+}
+
+// copyStates copies a row for every token.
+func (w *walk) copyStates(ctx context.Context, to, from *states) error {
+	for lo := 0; lo < w.tokens; lo += walkRows {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		x, err := from.read(&w.xs, lo, min(w.tokens, lo+walkRows))
+		if err != nil {
+			return err
+		}
+		if err := to.write(lo, x); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Next runs the current block and moves on. See ir.Walk.

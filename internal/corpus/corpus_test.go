@@ -22,12 +22,18 @@ func letters(t testing.TB, start bool) *tokenizer.Tokenizer {
 	for c := 'a'; c <= 'z'; c++ {
 		s.Tokens = append(s.Tokens, string(c))
 	}
+	s.Tokens = append(s.Tokens, "<|im_start|>", "<|im_end|>")
+	s.ChatTemplate = "{% for m in messages %}{{'<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>' + '\\n'}}{% endfor %}"
 	s.Scores = make([]float32, len(s.Tokens))
 	s.Types = make([]tokenizer.TokenType, len(s.Tokens))
 	for i := range s.Types {
 		s.Types[i] = tokenizer.Normal
 	}
 	s.Types[0], s.Types[1], s.Types[2] = tokenizer.Control, tokenizer.Control, tokenizer.Unknown
+	for i := len(s.Types) - 2; i < len(s.Types); i++ {
+		s.Types[i] = tokenizer.Control
+		s.Added = append(s.Added, tokenizer.Added{ID: i, Content: s.Tokens[i], Special: true})
+	}
 	s.BOS, s.EOS, s.UNK, s.AddBOS = 0, 1, 2, start
 	tok, err := tokenizer.New(s)
 	if err != nil {
@@ -71,11 +77,16 @@ func TestDocuments(t *testing.T) {
 		{"a.jsonl", "", `{"text":"ab","other":1}`, true, []int32{0, 3, 4, 1}, []int{0}, false},
 		{"a.jsonl", ":q.a", `{"text":"ab","q":{"a":"z"}}`, false, []int32{28, 1}, []int{0}, false},
 		{"a.ndjson", ":ids", `{"ids":[28,0,4]}`, true, []int32{28, 0, 4}, []int{0}, true},
+		// the markers count as tokens where the template writes them (29, 30), not where somebody says them; 2 is no letter
+		{
+			"a.jsonl", "", `{"messages":[{"role":"user","content":"ab"},{"role":"assistant","content":"c"}]}`, false,
+			[]int32{29, 23, 21, 7, 20, 2, 3, 4, 30, 2, 29, 3, 21, 21, 11, 21, 22, 3, 16, 22, 2, 5, 30, 2}, []int{0}, false,
+		},
 		{"a.npy", "", ids, true, []int32{5, 6, 7, 8, 9, 10}, []int{0, 3}, true},
 		{"a.npy", "", npyFile("3,", "<u2", uint16(5), uint16(6), uint16(7)), true, []int32{5, 6, 7}, []int{0}, true},
 	} {
 		tok := letters(t, c.start)
-		got, err := Read(t.Context(), []string{file(t, c.name, c.content) + c.field}, nil, Options{Tokenizer: tok, Vocab: 29})
+		got, err := Read(t.Context(), []string{file(t, c.name, c.content) + c.field}, nil, Options{Tokenizer: tok, Vocab: 31})
 		if err != nil {
 			t.Errorf("%s %s: %v", c.name, c.content, err)
 			continue
@@ -89,7 +100,7 @@ func TestDocuments(t *testing.T) {
 // Running text is one document whatever the number of files, as if they had been joined.
 func TestTextsAreJoined(t *testing.T) {
 	tok := letters(t, true)
-	got, err := Read(t.Context(), []string{file(t, "a", "ab"), file(t, "b", "cd")}, &Text{"g", []byte("xy")}, Options{Tokenizer: tok, Vocab: 29})
+	got, err := Read(t.Context(), []string{file(t, "a", "ab"), file(t, "b", "cd")}, &Text{"g", []byte("xy")}, Options{Tokenizer: tok, Vocab: 31})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +119,7 @@ func TestSequences(t *testing.T) {
 	docs := `{"text":"abcde"}
 {"text":"fg"}`
 	tok := letters(t, true)
-	got, err := Read(t.Context(), []string{file(t, "a.jsonl", docs)}, nil, Options{Tokenizer: tok, Vocab: 29})
+	got, err := Read(t.Context(), []string{file(t, "a.jsonl", docs)}, nil, Options{Tokenizer: tok, Vocab: 31})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +133,7 @@ func TestSequences(t *testing.T) {
 	if s := got.Sequences(4, 0, true); !equal(s, want) {
 		t.Errorf("apart: %v, want %v", s, want)
 	}
-	exact, err := Read(t.Context(), []string{file(t, "a.npy", npyFile("4,", "<i8", int64(9), int64(8), int64(7), int64(6)))}, nil, Options{Tokenizer: tok, Vocab: 29})
+	exact, err := Read(t.Context(), []string{file(t, "a.npy", npyFile("4,", "<i8", int64(9), int64(8), int64(7), int64(6)))}, nil, Options{Tokenizer: tok, Vocab: 31})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +149,7 @@ func TestShuffle(t *testing.T) {
 	tok := letters(t, false)
 	path := file(t, "a.txt", strings.Repeat("abcdefghijklmnopqrstuvwxyz", 4))
 	read := func(seed uint64, limit int) []int32 {
-		got, err := Read(t.Context(), []string{path}, nil, Options{Tokenizer: tok, Vocab: 29, Shuffle: true, Seed: seed, Stretch: 13, Limit: limit})
+		got, err := Read(t.Context(), []string{path}, nil, Options{Tokenizer: tok, Vocab: 31, Shuffle: true, Seed: seed, Stretch: 13, Limit: limit})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,8 +191,9 @@ func TestRefusals(t *testing.T) {
 		{"a.jsonl", "", `{"body":"a"}`, "it has body"},
 		{"a.jsonl", ":x", `{"text":"a"}`, `no field "x"`},
 		{"a.jsonl", "", `{"text":7}`, "neither"},
-		{"a.jsonl", "", `{"input_ids":[3,29]}`, "token 29"},
+		{"a.jsonl", "", `{"input_ids":[3,31]}`, "token 31"},
 		{"a.jsonl", "", `{"input_ids":[-100]}`, "token -100"},
+		{"a.jsonl", "", `{"messages":[{"role":"nobody","content":"a"}]}`, "nobody"},
 		{"a.npy", "", "nothing", "NumPy"},
 		{"a.npy", "", npyFile("1,", "<f4", float32(1)), "integers"},
 		{"a.npy", "", npyFile("1, 1, 1", "<i4", int32(1)), "dimensions"},
@@ -190,7 +202,7 @@ func TestRefusals(t *testing.T) {
 		{"a.npy", "", npyFile("1,", "<u8", uint64(1<<63)), "token -"},
 	} {
 		path := file(t, c.name, c.content)
-		_, err := Read(t.Context(), []string{path + c.field}, nil, Options{Tokenizer: tok, Vocab: 29})
+		_, err := Read(t.Context(), []string{path + c.field}, nil, Options{Tokenizer: tok, Vocab: 31})
 		var fe *fault.Error
 		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.As(err, &fe) || !strings.Contains(fe.File, c.name) {
 			t.Errorf("%s %q: %v, want %q and the file", c.name, c.content, err, c.want)
@@ -210,7 +222,7 @@ func FuzzLines(f *testing.F) {
 	f.Add([]byte("{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}]}\n{}"))
 	tok := letters(f, true)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := Read(t.Context(), []string{file(t, "a.jsonl", string(b))}, nil, Options{Tokenizer: tok, Vocab: 29})
+		got, err := Read(t.Context(), []string{file(t, "a.jsonl", string(b))}, nil, Options{Tokenizer: tok, Vocab: 31})
 		if err != nil {
 			return
 		}

@@ -7,11 +7,12 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/pare-dev/pare/internal/chat"
 	"github.com/pare-dev/pare/internal/tokenizer"
 )
 
 // fields are looked for, in this order, when no field is named.
-var fields = []string{"text", "input_ids", "content"}
+var fields = []string{"messages", "text", "input_ids", "content"}
 
 // readLines reads JSON lines: one document each.
 func (r *reader) readLines(s Source) error {
@@ -81,7 +82,11 @@ func (r *reader) value(at string, raw json.RawMessage) error {
 	if json.Unmarshal(raw, &ids) == nil && len(ids) > 0 {
 		return r.ids(at, ids)
 	}
-	return refuse(at, "", "the field is neither text nor a list of token ids")
+	var messages []chat.Message
+	if json.Unmarshal(raw, &messages) == nil && len(messages) > 0 {
+		return r.chat(at, messages)
+	}
+	return refuse(at, "", "the field is neither text, nor a list of token ids, nor one of messages with role and content")
 }
 
 // document takes a text that ends where its line does.
@@ -95,6 +100,48 @@ func (r *reader) document(at, text string) error {
 	}
 	if end := r.o.Tokenizer.EOS(); end >= 0 && (len(ids) == 0 || ids[len(ids)-1] != int32(end)) { //nolint:gosec // a token id
 		ids = append(ids, int32(end)) //nolint:gosec // a token id
+	}
+	r.out.Exact = false
+	r.put(unit{ids: ids, own: true})
+	return nil
+}
+
+// chat takes a conversation, written as the model's template has it.
+func (r *reader) chat(at string, messages []chat.Message) error {
+	tok := r.o.Tokenizer
+	if tok == nil {
+		return refuse(at, "give token ids (.npy)", "%w", errNoTokenizer)
+	}
+	const hint = "give text in place of messages"
+	if tok.Spec().ChatTemplate == "" {
+		return refuse(at, hint, "the model has no chat template")
+	}
+	f, err := chat.Detect(tok.Spec().ChatTemplate)
+	if err != nil {
+		return refuse(at, hint, "%w", err)
+	}
+	for _, m := range f.Markers() {
+		if _, ok := tok.ID(m); !ok {
+			return refuse(at, hint, "the model has no token %s, which %s is written with", m, f.Name)
+		}
+	}
+	parts, err := f.Write(messages)
+	if err != nil {
+		return refuse(at, "", "%w", err)
+	}
+	var ids []int32
+	if id := tok.BOS(); f.Starts() && id >= 0 {
+		ids = append(ids, int32(id)) //nolint:gosec // a token id
+	}
+	for _, p := range parts {
+		more, err := tok.Encode(p.Text, tokenizer.EncodeOptions{ParseSpecial: p.Markup})
+		if err != nil {
+			return refuse(at, "", "%w", err)
+		}
+		ids = append(ids, more...)
+	}
+	if id := tok.EOS(); f.Ends() && id >= 0 {
+		ids = append(ids, int32(id)) //nolint:gosec // a token id
 	}
 	r.out.Exact = false
 	r.put(unit{ids: ids, own: true})

@@ -94,6 +94,27 @@ def drop(w, score, share, n, m, per_row):
         w[score <= torch.sort(score.flatten())[0][int(score.numel() * share)]] = 0
 
 
+@torch.no_grad()
+def outlier_shares(model, tokens, wrapped, share, spread=0.08, factor=5):
+    """A share of zeros for each block as OWL (arXiv 2310.05175) chooses it: blocks with more scores beyond factor
+    times the mean keep more, within share +- spread, and the mean stays."""
+    found = {}
+    names = {m: i for i, b in enumerate(model.model.layers) for m in linears(b).values()}
+
+    def look(_, l, w):
+        score = (l.weight.abs() * torch.sqrt(w.scaler_row.reshape(1, -1))).flatten()
+        found.setdefault(names[l], []).append(score)
+
+    walk(model, tokens, wrapped, look)
+    part = []
+    for i in sorted(found):
+        scores = torch.cat(found[i])
+        part.append(100 * (scores > factor * scores.mean()).float().mean().item())
+    part = np.array(part)
+    scaled = (part - part.min()) / (part.max() - part.min()) * 2 * spread
+    return share - (scaled - scaled.mean())
+
+
 def main():
     p = argparse.ArgumentParser()
     for name in ("wanda", "sparsegpt", "model", "test", "out"):
@@ -118,6 +139,18 @@ def main():
         zeros = [(m.weight == 0).float().mean().item() for b in model.model.layers for m in linears(b).values()]
         print(name, rows[name], f"{100 * (rows[name] / base - 1):+.2f} %", f"zeros {np.mean(zeros):.4f}", flush=True)
         (out / "published.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+    owl = outlier_shares(dense, tokens, wrapped, 0.5)
+    print("shares by outliers", owl.round(3).tolist(), flush=True)
+    for method in ("wanda", "wanda by layer", "sparsegpt"):
+        x = copy.deepcopy(dense)
+        block = {m: float(owl[i]) for i, b in enumerate(x.model.layers) for m in linears(b).values()}
+        score = lambda l, w: l.weight.data.abs() * torch.sqrt(w.scaler_row.reshape(1, -1))
+        if method == "sparsegpt":
+            walk(x, tokens, solver, lambda _, l, w: w.fasterprune(block[l], percdamp=0.01, blocksize=128))
+        else:
+            walk(x, tokens, wrapped, lambda _, l, w: drop(l.weight.data, score(l, w), block[l], 0, 0, method == "wanda"))
+        note(f"{method} 50% with shares by outliers", x)
 
     for label, share, n, m in (("50%", 0.5, 0, 0), ("2:4", 0.5, 2, 4)):
         for per_row in (False, True) if not m else (False,):
