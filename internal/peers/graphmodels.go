@@ -24,6 +24,8 @@ type network struct {
 	recipe      string
 	most        int // samples
 	vary        func(first ir.Sample, i int) ir.Sample
+	// fetched makes the file and the samples of a network that the repository does not have.
+	fetched func(b *bench, n network) (path string, list []ir.Sample, err error)
 	// dominated says that arithmetic takes most of the time, so that integers have to pay.
 	dominated bool
 }
@@ -49,6 +51,7 @@ var networks = []network{
 	{name: "magika", model: "magika/model.onnx", given: given("", "magika/inputs.npy"), most: 64, dominated: true},
 	{name: "Silero", model: "silero/silero_vad_16k_op15.onnx", given: given("input", "silero/speech.wav"), recipe: "silero/recipe.toml", most: 64},
 	{name: "DTLN", model: "dtln/model_1.onnx", given: given("input_2", "dtln/magnitudes.npy", "input_3", "zeros"), most: 120},
+	{name: "MiniLM", most: 32, fetched: miniLM, dominated: true},
 }
 
 // rolled shifts a picture to the side, so that one is many.
@@ -79,6 +82,12 @@ type fed struct {
 // feed makes the samples and writes an array an input, all samples of it behind each other.
 func (b *bench) feed(n network) (*fed, error) {
 	f := &fed{network: n, path: filepath.Join(graphData, n.model), folder: filepath.Join(b.cache, "graphs", n.name)}
+	if n.fetched != nil {
+		var err error
+		if f.path, f.samples, err = n.fetched(b, n); err != nil {
+			return nil, err
+		}
+	}
 	m, err := formats.Open(b.ctx, f.path)
 	if err != nil {
 		return nil, err
@@ -88,17 +97,32 @@ func (b *bench) feed(n network) (*fed, error) {
 	if err != nil {
 		return nil, err
 	}
-	opt := samples.Options{Split: true}
+	if n.fetched == nil {
+		if err := b.sample(f, p.Inputs()); err != nil {
+			return nil, err
+		}
+	}
+	for _, v := range p.Inputs() {
+		if f.samples[0][v.Name] != nil {
+			f.inputs = append(f.inputs, v.Name)
+		}
+	}
+	return f, f.write()
+}
+
+// sample reads the samples of a network of the repository.
+func (b *bench) sample(f *fed, inputs []*graph.Value) error {
+	n, opt := f.network, samples.Options{Split: true}
 	if n.recipe != "" {
 		r, err := recipe.Load(filepath.Join(graphData, n.recipe))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		opt.Preprocess = r.Preprocess
 	}
-	set, err := samples.Open(p.Inputs(), n.given, opt)
+	set, err := samples.Open(inputs, n.given, opt)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer set.Close()
 	for i := range n.most {
@@ -108,7 +132,7 @@ func (b *bench) feed(n network) (*fed, error) {
 			s = n.vary(f.samples[0], i)
 		case i < set.Len():
 			if s, err = set.Sample(b.ctx, i); err != nil {
-				return nil, err
+				return err
 			}
 		}
 		if s == nil {
@@ -121,12 +145,7 @@ func (b *bench) feed(n network) (*fed, error) {
 		}
 		f.samples = append(f.samples, own)
 	}
-	for _, v := range p.Inputs() {
-		if f.samples[0][v.Name] != nil {
-			f.inputs = append(f.inputs, v.Name)
-		}
-	}
-	return f, f.write()
+	return nil
 }
 
 func (f *fed) write() error {

@@ -41,7 +41,7 @@ func (b *bench) graph(n network, pool *par.Pool) (rows []Row, err error) {
 	if err != nil {
 		return nil, err
 	}
-	rows = append(rows, row.bar(1, 1.3))
+	rows = append(rows, n.sentences(row).bar(1, 1.3))
 	if row, err = b.graphFirst(f, peer, why, pool); err != nil {
 		return rows, err
 	}
@@ -59,7 +59,7 @@ func (b *bench) graph(n network, pool *par.Pool) (rows []Row, err error) {
 	if row, err = b.graphTimes(f, n.name+", int8", mine, theirs, peer, why, pool); err != nil {
 		return rows, err
 	}
-	rows = append(rows, row.bar(1.5, 2))
+	rows = append(rows, n.sentences(row).bar(1.5, 2))
 	row, err = b.graphOwn(f, mine, pool)
 	if err != nil {
 		return rows, err
@@ -69,6 +69,18 @@ func (b *bench) graph(n network, pool *par.Pool) (rows []Row, err error) {
 		required = 1.5
 	}
 	return append(rows, row.bar(required, 1.5)), nil
+}
+
+// sentences adds to the time of a run of an encoder how many of its sentences a second has.
+func (n network) sentences(row Row) Row {
+	if n.fetched == nil || row.Pare == nil {
+		return row
+	}
+	row.Note = fmt.Sprintf("%.0f sentences of %d tokens a second", 1e3/row.Pare.Median, sentenceTokens)
+	if row.Peer != nil {
+		row.Note += fmt.Sprintf(", the peer's %.0f", 1e3/row.Peer.Median)
+	}
+	return row
 }
 
 func (b *bench) startORT() (*client, error) {

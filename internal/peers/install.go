@@ -28,6 +28,7 @@ type tools struct {
 	Debian      tool `json:"debian"`
 	NumPy       tool `json:"numpy"`
 	ONNXRuntime tool `json:"onnxruntime"`
+	MiniLM      tool `json:"minilm"`
 	Torch       tool `json:"torch"`
 }
 

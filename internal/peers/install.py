@@ -70,6 +70,11 @@ def onnxruntime(cache):
     return {"python": str(python), "version": "ONNX Runtime " + run(python, "-c", "import onnxruntime; print(onnxruntime.__version__)").strip()}
 
 
+def minilm(cache):
+    """A text encoder, shared with the interop tests."""
+    return {"library": str(interop.minilm(cache.parent / "interop"))}
+
+
 def torch(cache):
     """Shared with the interop tests, which know how to have PyTorch without gigabytes of CUDA."""
     interop.torch(cache.parent / "interop")
@@ -83,7 +88,7 @@ if __name__ == "__main__":
     folder = pathlib.Path(sys.argv[1]).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     have = {}
-    for step in (machine, llama, openblas, debian, numpy, onnxruntime, torch):
+    for step in (machine, llama, openblas, debian, numpy, onnxruntime, minilm, torch):
         try:
             have[step.__name__] = step(folder)
         except (Exception, SystemExit) as e:  # one that is missing must not hide the others
