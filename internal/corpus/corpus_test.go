@@ -80,7 +80,9 @@ func TestDocuments(t *testing.T) {
 		// the markers count as tokens where the template writes them (29, 30), not where somebody says them; 2 is no letter
 		{
 			"a.jsonl", "", `{"messages":[{"role":"user","content":"ab"},{"role":"assistant","content":"c"}]}`, false,
-			[]int32{29, 23, 21, 7, 20, 2, 3, 4, 30, 2, 29, 3, 21, 21, 11, 21, 22, 3, 16, 22, 2, 5, 30, 2}, []int{0}, false,
+			[]int32{29, 23, 21, 7, 20, 2, 3, 4, 30, 2, 29, 3, 21, 21, 11, 21, 22, 3, 16, 22, 2, 5, 30, 2},
+			[]int{0},
+			false,
 		},
 		{"a.npy", "", ids, true, []int32{5, 6, 7, 8, 9, 10}, []int{0, 3}, true},
 		{"a.npy", "", npyFile("3,", "<u2", uint16(5), uint16(6), uint16(7)), true, []int32{5, 6, 7}, []int{0}, true},
