@@ -23,6 +23,7 @@ type engine struct {
 	acts  kernels.Activations // inputs of the products under way, quantized
 	left  []float32           // the same, packed
 	mul   multiplication      // under way
+	keep  bool                // tiles that are made stay, where there is room for them
 	at    attention           // under way
 	parts []float32           // sums of pages of a single token
 	row   rowStep             // under way

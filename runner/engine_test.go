@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"testing"
 
 	"github.com/pare-dev/pare/internal/kernels"
@@ -37,11 +38,20 @@ func TestMixedGateTiles(t *testing.T) {
 	if most := max(shareBytes, bandTiles*up.tiler.Bytes(n)); len(made) == 0 || cap(e.work[0].tiles) > most {
 		t.Errorf("%d bytes of tiles, %d are counted", cap(e.work[0].tiles), most)
 	}
-	up.tiles = make([]byte, tileBytes(up.tiler, n, n))
-	packTiles(up.tiler, up.tiles, up.raw, n, n)
-	for i, v := range run() {
-		if v != made[i] {
-			t.Fatalf("element %d is %g with tiles that stay, %g with tiles made", i, v, made[i])
+	want := make([]byte, tileBytes(up.tiler, n, n))
+	packTiles(up.tiler, want, up.raw, n, n)
+	for _, keep := range []bool{false, true, true} { // room alone keeps nothing; then a pass that keeps, and one of what was kept
+		if up.tiles == nil {
+			up.room = make([]byte, len(want))
+		}
+		e.keep = keep
+		for i, v := range run() {
+			if v != made[i] {
+				t.Fatalf("element %d is %g with tiles that stay: %v, %g with tiles made", i, v, keep, made[i])
+			}
+		}
+		if keep != bytes.Equal(up.tiles, want) || keep != (up.room == nil) {
+			t.Errorf("keep %v: %d bytes of tiles stay, room for %d", keep, len(up.tiles), len(up.room))
 		}
 	}
 }

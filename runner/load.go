@@ -19,6 +19,7 @@ type loader struct {
 	room    []byte   // for tiles of weights that are not mapped
 	spare   []byte   // for tiles of those that are; nil: they are made when they are used
 	bufs    [][]byte // of the threads that make tiles
+	later   bool     // tiles of mapped weights are laid out in the second pass over them
 }
 
 func newLoader(e *engine, act Activations) *loader {
@@ -107,12 +108,18 @@ func (ld *loader) linear(ctx context.Context, t, bias *ir.Tensor, rows bool) (*l
 		err = l.loadData(ctx, ld.k, t)
 	default:
 		room := &ld.room
-		if _, ok := mapWhole(t); ok {
+		_, there := mapWhole(t)
+		if there {
 			room = &ld.spare
 		}
-		if *room == nil {
+		switch {
+		case *room == nil:
 			err = l.loadData(ctx, ld.k, t)
-		} else {
+		case there && ld.later:
+			if l.room, err = l.roomIn(room); err == nil {
+				err = l.loadData(ctx, ld.k, t)
+			}
+		default:
 			err = ld.loadTiles(ctx, l, t, room)
 		}
 	}
@@ -138,11 +145,10 @@ func (ld *loader) loadTiles(ctx context.Context, l *linear, t *ir.Tensor, room *
 	if err := l.decoders(ld.k, t); err != nil {
 		return err
 	}
-	size, total := l.tiler.Bytes(l.cols), tileBytes(l.tiler, l.rows, l.cols)
-	if total > len(*room) {
-		return fmt.Errorf("tiles of %d bytes, %d are left", total, len(*room))
+	size := l.tiler.Bytes(l.cols)
+	if l.tiles, err = l.roomIn(room); err != nil {
+		return err
 	}
-	l.tiles, *room = (*room)[:total:total], (*room)[roundUp(total):]
 	if raw, ok := mapWhole(t); ok { // should the tiles be given up one day
 		l.raw = raw
 		l.file, _ = t.Data.(ir.Mapped)
@@ -158,6 +164,17 @@ func (ld *loader) loadTiles(ctx context.Context, l *linear, t *ir.Tensor, room *
 		packTiles(l.tiler, l.tiles[lo*size:hi*size], buf, end-first, l.cols)
 		return nil
 	})
+}
+
+// roomIn takes a part of room for the tiles of l.
+func (l *linear) roomIn(room *[]byte) ([]byte, error) {
+	total := tileBytes(l.tiler, l.rows, l.cols)
+	if total > len(*room) {
+		return nil, fmt.Errorf("tiles of %d bytes, %d are left", total, len(*room))
+	}
+	part := (*room)[:total:total]
+	*room = (*room)[roundUp(total):]
+	return part, nil
 }
 
 // roundUp keeps tensors on lines of their own.

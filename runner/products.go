@@ -85,7 +85,7 @@ func (e *engine) multiply(x kernels.Matrix, products ...product) {
 			m.items = append(m.items, item{p, lo, min(q.w.rows, lo+rows)})
 		}
 	}
-	e.pool.Run(len(m.items), e.steps.multiply)
+	e.runProducts()
 }
 
 // gate computes silu(gate) * up of the same inputs; gate's dst has the result.
@@ -98,7 +98,21 @@ func (e *engine) gate(x kernels.Matrix, gate, up product) {
 	for lo := 0; lo < gate.w.rows; lo += rows {
 		m.items = append(m.items, item{0, lo, min(gate.w.rows, lo+rows)})
 	}
+	e.runProducts()
+}
+
+// runProducts does the items of the products under way, which are all rows of their weights.
+func (e *engine) runProducts() {
+	m := &e.mul
 	e.pool.Run(len(m.items), e.steps.multiply)
+	if !e.keep {
+		return
+	}
+	for _, p := range m.products {
+		if p.w != nil {
+			p.w.settle()
+		}
+	}
 }
 
 // prepare brings the inputs into the forms that the weights need.
@@ -200,7 +214,7 @@ func (e *engine) tiled(ws *workspace, dst kernels.Matrix, w *linear, lo, hi int,
 	step := max(64, bandTokens/(2*min(w.cols, tileCols))&^15)
 	for at := lo; at < hi; at += rows {
 		end := min(hi, at+rows)
-		tiles := w.tilesOf(ws, at, end)
+		tiles := w.tilesOf(ws, at, end, e.keep)
 		for t := 0; t < dst.Rows; t += step {
 			last := min(dst.Rows, t+step)
 			x := e.mul.acts.Slice(t, last)

@@ -82,6 +82,7 @@ type Runner struct {
 	lean    footprint         // of the same weights, without spare tiles
 	tiles   *mapped.Anonymous // of weights that are not mapped; nil when there are none
 	spare   *mapped.Anonymous // of weights that are; nil when these do not stay
+	used    bool              // there was a pass over the weights
 	tight   bool              // pages of mapped weights are given back after each block
 	cached  int64             // heap of the sessions' caches
 	spec    *tokenizer.Spec
@@ -175,6 +176,7 @@ func executable(m *ir.Model, opt *Options) error {
 func (r *Runner) load(ctx context.Context, m *ir.Model) error {
 	x := indexOf(m)
 	ld := newLoader(r.e, r.opt.Activations)
+	ld.later = r.opt.Memory <= 0 // or the file's pages and the tiles would be there together
 	if r.weights.tiles > 0 {
 		r.tiles = mapped.NewAnonymous(int(r.weights.tiles))
 		ld.room = r.tiles.Bytes()

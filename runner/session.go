@@ -208,6 +208,9 @@ func (s *Session) forward(ctx context.Context, tokens []int32, from int) error {
 	x := kernels.View(need(&r.hidden, t*d.Hidden), t, d.Hidden)
 	attn := kernels.View(need(&r.attn, t*d.QDim()), t, d.QDim())
 	ffn := kernels.View(need(&r.ffn, t*d.FFN), t, d.FFN)
+	// Whoever waits for the first token is not to wait until memory for tiles is found and filled: the first pass
+	// makes them near the processor and forgets them, the second keeps them.
+	r.e.keep, r.used = r.used, true
 	r.e.lookup(x, r.embed, tokens)
 	if r.tight {
 		r.embed.drop()

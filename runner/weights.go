@@ -20,6 +20,7 @@ type linear struct {
 	stored     func(buf []float32, rows []byte, n, k int) kernels.Right // packs rows as they are stored
 	tiler      *kernels.Tiler                                           // set when products take quantized activations
 	tiles      []byte                                                   // nil: they are made from raw when they are used
+	room       []byte                                                   // where they are going to stay, until they do
 	panels     *kernels.Right                                           // the whole weight, laid out for products with many tokens; nil: made when used
 	planes     *kernels.Planes                                          // set when codes and scales lie apart; raw is nil then
 	bias       []float32
@@ -104,19 +105,33 @@ func (l *linear) pack(e *engine) {
 	l.drop()
 }
 
-// tilesOf is rows [lo,hi) in tiles; lo is a multiple of TileRows, and so is hi unless it is the last.
-func (l *linear) tilesOf(ws *workspace, lo, hi int) []byte {
+// tilesOf is rows [lo,hi) in tiles; lo is a multiple of TileRows, and so is hi unless it is the last. What is made
+// of them goes where it is to stay if keep is set, and is used while it is near.
+func (l *linear) tilesOf(ws *workspace, lo, hi int, keep bool) []byte {
 	size := l.tiler.Bytes(l.cols)
+	from, end := lo/kernels.TileRows*size, (hi+kernels.TileRows-1)/kernels.TileRows*size
 	if l.tiles != nil {
-		return l.tiles[lo/kernels.TileRows*size : (hi+kernels.TileRows-1)/kernels.TileRows*size]
+		return l.tiles[from:end]
 	}
-	n := (hi - lo + kernels.TileRows - 1) / kernels.TileRows * size
-	if cap(ws.tiles) < n {
-		ws.tiles = make([]byte, n)
+	var tiles []byte
+	if keep && l.room != nil {
+		tiles = l.room[from:end]
+	} else {
+		if cap(ws.tiles) < end-from {
+			ws.tiles = make([]byte, end-from)
+		}
+		tiles = ws.tiles[:end-from]
 	}
-	tiles := ws.tiles[:n]
 	packTiles(l.tiler, tiles, l.raw[lo*l.rowBytes:hi*l.rowBytes], hi-lo, l.cols)
 	return tiles
+}
+
+// settle is called when a pass over all rows has kept their tiles: they stay, and the pages of the mapped file go.
+func (l *linear) settle() {
+	if l.tiles == nil && l.room != nil {
+		l.tiles, l.room = l.room, nil
+		l.drop()
+	}
 }
 
 // packTiles makes tiles of n adjacent rows.
