@@ -214,8 +214,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea9840f; WORD $0xffff // je 0x1f0 <k_attend_scores+0x1f0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0xff70830f; WORD $0xffff // jae 0x2c0 <k_attend_scores+0x2c0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xffff5ee9; BYTE $0xff // jmp 0x2c0 <k_attend_scores+0x2c0>
 	LONG $0x24448b48; BYTE $0x18 // movq 0x18(%rsp), %rax
@@ -369,8 +369,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef6840f; WORD $0xffff // je 0x510 <k_attend_scores+0x510>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa173 // jae 0x5c0 <k_attend_scores+0x5c0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x92eb // jmp 0x5c0 <k_attend_scores+0x5c0>
 	WORD $0x9066 // nop
@@ -407,7 +407,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe56840f; WORD $0xffff // je 0x510 <k_attend_scores+0x510>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa173 // jae 0x660 <k_attend_scores+0x660>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x97eb // jmp 0x660 <k_attend_scores+0x660>
 	LONG $0x246c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r13
@@ -504,8 +504,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff19840f; WORD $0xffff // je 0x780 <k_attend_scores+0x780>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa473 // jae 0x810 <k_attend_scores+0x810>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x95eb // jmp 0x810 <k_attend_scores+0x810>
 	LONG $0x00441f0f; BYTE $0x00 // nopl (%rax,%rax)
@@ -541,7 +541,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe79840f; WORD $0xffff // je 0x780 <k_attend_scores+0x780>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa473 // jae 0x8b0 <k_attend_scores+0x8b0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x9aeb // jmp 0x8b0 <k_attend_scores+0x8b0>
 	WORD $0x8949; BYTE $0xc5 // movq %rax, %r13
@@ -592,8 +592,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04b4840f; WORD $0x0000 // je 0xe8d <k_attend_scores+0xe8d>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xc273 // jae 0x9a0 <k_attend_scores+0x9a0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xb3eb // jmp 0x9a0 <k_attend_scores+0x9a0>
 	LONG $0x246c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbp
@@ -667,8 +667,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xb77d // jge 0xac0 <k_attend_scores+0xac0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xd273 // jae 0xae0 <k_attend_scores+0xae0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xc3eb // jmp 0xae0 <k_attend_scores+0xae0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -701,7 +701,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa77d // jge 0xb40 <k_attend_scores+0xb40>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xd273 // jae 0xb70 <k_attend_scores+0xb70>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xc8eb // jmp 0xb70 <k_attend_scores+0xb70>
 	WORD $0xc931 // xorl %ecx, %ecx
@@ -732,8 +732,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0393840f; WORD $0x0000 // je 0xfa7 <k_attend_scores+0xfa7>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0x036e830f; WORD $0x0000 // jae 0xf8b <k_attend_scores+0xf8b>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000360e9; BYTE $0x00 // jmp 0xf8b <k_attend_scores+0xf8b>
 	QUAD $0x00000000e5048d4a // leaq (,%r12,8), %rax
 	LONG $0x40048d48 // leaq (%rax,%rax,2), %rax
@@ -862,7 +862,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea9840f; WORD $0xffff // je 0xd10 <k_attend_scores+0xd10>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0xff70830f; WORD $0xffff // jae 0xde0 <k_attend_scores+0xde0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0xffff63e9; BYTE $0xff // jmp 0xde0 <k_attend_scores+0xde0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -917,7 +917,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff34840f; WORD $0xffff // je 0xe8d <k_attend_scores+0xe8d>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xc273 // jae 0xf20 <k_attend_scores+0xf20>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xb8eb // jmp 0xf20 <k_attend_scores+0xf20>
 	LONG $0x01fe8348 // cmpq $0x1, %rsi
@@ -929,7 +929,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2574 // je 0xfa7 <k_attend_scores+0xfa7>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x0473 // jae 0xf8b <k_attend_scores+0xf8b>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	WORD $0x8948; BYTE $0xc6 // movq %rax, %rsi
 	LONG $0x07e6c148 // shlq $0x7, %rsi
 	WORD $0x0149; BYTE $0xf3 // addq %rsi, %r11
@@ -972,16 +972,16 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfbd5840f; WORD $0xffff // je 0xc0a <k_attend_scores+0xc0a>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x0d73 // jae 0x1047 <k_attend_scores+0x1047>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0x187dc2c4; WORD $0x8754; BYTE $0xfc // vbroadcastss -0x4(%r15,%rax,4), %ymm2
 	QUAD $0xffff608eb86dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r14), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
 	LONG $0xb86dc2c4; WORD $0x8046 // vfmadd231ps -0x80(%r14), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xae73 // jae 0x1010 <k_attend_scores+0x1010>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x9feb // jmp 0x1010 <k_attend_scores+0x1010>
 	QUAD $0xfffffffffffebf48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rdi # imm = 0x7FFFFFFFFFFFFFFE
@@ -1004,14 +1004,14 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfeb7840f; WORD $0xffff // je 0xf7c <k_attend_scores+0xf7c>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x0873 // jae 0x10d2 <k_attend_scores+0x10d2>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0x187dc2c4; WORD $0x8754; BYTE $0xfc // vbroadcastss -0x4(%r15,%rax,4), %ymm2
 	QUAD $0xffff608eb86dc2c4; BYTE $0xff // vfmadd231ps -0xa0(%r14), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
 	LONG $0xb86dc2c4; WORD $0x8046 // vfmadd231ps -0x80(%r14), %ymm2, %ymm0 # ymm0 = (ymm2 * mem) + ymm0
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xb373 // jae 0x10a0 <k_attend_scores+0x10a0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xa9eb // jmp 0x10a0 <k_attend_scores+0x10a0>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -1218,8 +1218,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea7840f; WORD $0xffff // je 0x12f0 <k_attend_scores_f16+0x1f0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0xff6e830f; WORD $0xffff // jae 0x13c0 <k_attend_scores_f16+0x2c0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	LONG $0xffff5ce9; BYTE $0xff // jmp 0x13c0 <k_attend_scores_f16+0x2c0>
 	LONG $0xfa458d49 // leaq -0x6(%r13), %rax
@@ -1379,8 +1379,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef4840f; WORD $0xffff // je 0x1620 <k_attend_scores_f16+0x520>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x9f73 // jae 0x16d0 <k_attend_scores_f16+0x5d0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x90eb // jmp 0x16d0 <k_attend_scores_f16+0x5d0>
 	WORD $0x014c; BYTE $0xd7 // addq %r10, %rdi
@@ -1416,7 +1416,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe54840f; WORD $0xffff // je 0x1620 <k_attend_scores_f16+0x520>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0x9f73 // jae 0x1770 <k_attend_scores_f16+0x670>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x95eb // jmp 0x1770 <k_attend_scores_f16+0x670>
 	LONG $0x245c8b4c; BYTE $0x30 // movq 0x30(%rsp), %r11
@@ -1519,8 +1519,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff05840f; WORD $0xffff // je 0x18a0 <k_attend_scores_f16+0x7a0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa073 // jae 0x1940 <k_attend_scores_f16+0x840>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x91eb // jmp 0x1940 <k_attend_scores_f16+0x840>
 	BYTE $0x90 // nop
@@ -1556,7 +1556,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe65840f; WORD $0xffff // je 0x18a0 <k_attend_scores_f16+0x7a0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xa073 // jae 0x19e0 <k_attend_scores_f16+0x8e0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0x96eb // jmp 0x19e0 <k_attend_scores_f16+0x8e0>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -1609,8 +1609,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0289840f; WORD $0x0000 // je 0x1da4 <k_attend_scores_f16+0xca4>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xc073 // jae 0x1ae0 <k_attend_scores_f16+0x9e0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xb1eb // jmp 0x1ae0 <k_attend_scores_f16+0x9e0>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
@@ -1743,7 +1743,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea7840f; WORD $0xffff // je 0x1c20 <k_attend_scores_f16+0xb20>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	LONG $0xff6e830f; WORD $0xffff // jae 0x1cf0 <k_attend_scores_f16+0xbf0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	LONG $0xffff61e9; BYTE $0xff // jmp 0x1cf0 <k_attend_scores_f16+0xbf0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -1849,8 +1849,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff6f8d0f; WORD $0xffff // jge 0x1eb0 <k_attend_scores_f16+0xdb0>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xaa73 // jae 0x1ef0 <k_attend_scores_f16+0xdf0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0x9beb // jmp 0x1ef0 <k_attend_scores_f16+0xdf0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -1899,7 +1899,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff6f8d0f; WORD $0xffff // jge 0x1f90 <k_attend_scores_f16+0xe90>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xaa73 // jae 0x1fd0 <k_attend_scores_f16+0xed0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xa0eb // jmp 0x1fd0 <k_attend_scores_f16+0xed0>
 	WORD $0xc031 // xorl %eax, %eax
@@ -1936,8 +1936,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1c74 // je 0x20d3 <k_attend_scores_f16+0xfd3>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xd473 // jae 0x2090 <k_attend_scores_f16+0xf90>
-	LONG $0x08180f41 // prefetcht0 (%r8)
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x80e88349 // subq $-0x80, %r8
 	WORD $0xc5eb // jmp 0x2090 <k_attend_scores_f16+0xf90>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -1986,7 +1986,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc29840f; WORD $0xffff // je 0x1da4 <k_attend_scores_f16+0xca4>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xc073 // jae 0x2140 <k_attend_scores_f16+0x1040>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xb6eb // jmp 0x2140 <k_attend_scores_f16+0x1040>
 	LONG $0xd6af0f48 // imulq %rsi, %rdx
@@ -2009,7 +2009,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef8840f; WORD $0xffff // je 0x20d3 <k_attend_scores_f16+0xfd3>
 	WORD $0x394d; BYTE $0xc8 // cmpq %r9, %r8
 	WORD $0xd073 // jae 0x21b0 <k_attend_scores_f16+0x10b0>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x40c08349 // addq $0x40, %r8
 	WORD $0xc6eb // jmp 0x21b0 <k_attend_scores_f16+0x10b0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
@@ -2271,11 +2271,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff068d0f; WORD $0xffff // jge 0x2570 <k_attend_scores_q8+0x380>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	LONG $0xff60830f; WORD $0xffff // jae 0x25d3 <k_attend_scores_q8+0x3e3>
-	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x11180f41 // prefetcht1 (%r9)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	LONG $0xff4b8e0f; WORD $0xffff // jle 0x25d0 <k_attend_scores_q8+0x3e0>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	LONG $0xffff3ce9; BYTE $0xff // jmp 0x25d0 <k_attend_scores_q8+0x3e0>
 	LONG $0x24448b48; BYTE $0x38 // movq 0x38(%rsp), %rax
@@ -2485,11 +2485,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff3a8d0f; WORD $0xffff // jge 0x2980 <k_attend_scores_q8+0x790>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	WORD $0x8873 // jae 0x29d3 <k_attend_scores_q8+0x7e3>
-	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x11180f41 // prefetcht1 (%r9)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	LONG $0xff728e0f; WORD $0xffff // jle 0x29d0 <k_attend_scores_q8+0x7e0>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	LONG $0xffff62e9; BYTE $0xff // jmp 0x29d0 <k_attend_scores_q8+0x7e0>
 	LONG $0x244c8b48; BYTE $0x58 // movq 0x58(%rsp), %rcx
@@ -2628,11 +2628,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff258d0f; WORD $0xffff // jge 0x2c10 <k_attend_scores_q8+0xa20>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	LONG $0xff6f830f; WORD $0xffff // jae 0x2c63 <k_attend_scores_q8+0xa73>
-	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x11180f41 // prefetcht1 (%r9)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	LONG $0xff5a8e0f; WORD $0xffff // jle 0x2c60 <k_attend_scores_q8+0xa70>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	LONG $0xffff4be9; BYTE $0xff // jmp 0x2c60 <k_attend_scores_q8+0xa70>
 	WORD $0x3145; BYTE $0xf6 // xorl %r14d, %r14d
@@ -2701,11 +2701,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x817d // jge 0x2da0 <k_attend_scores_q8+0xbb0>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	WORD $0xaf73 // jae 0x2dd3 <k_attend_scores_q8+0xbe3>
-	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x11180f41 // prefetcht1 (%r9)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	WORD $0x9d7e // jle 0x2dd0 <k_attend_scores_q8+0xbe0>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	WORD $0x90eb // jmp 0x2dd0 <k_attend_scores_q8+0xbe0>
 	LONG $0x243c8b48 // movq (%rsp), %rdi
@@ -2827,11 +2827,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff538d0f; WORD $0xffff // jge 0x2fa0 <k_attend_scores_q8+0xdb0>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	WORD $0x9173 // jae 0x2fe3 <k_attend_scores_q8+0xdf3>
-	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x11180f41 // prefetcht1 (%r9)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	WORD $0x807e // jle 0x2fe0 <k_attend_scores_q8+0xdf0>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	LONG $0xffff71e9; BYTE $0xff // jmp 0x2fe0 <k_attend_scores_q8+0xdf0>
 	WORD $0xd231 // xorl %edx, %edx
@@ -2889,11 +2889,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x927d // jge 0x30d0 <k_attend_scores_q8+0xee0>
 	WORD $0x394d; BYTE $0xd1 // cmpq %r10, %r9
 	WORD $0xc073 // jae 0x3103 <k_attend_scores_q8+0xf13>
-	LONG $0x09180f41 // prefetcht0 (%r9)
+	LONG $0x11180f41 // prefetcht1 (%r9)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	WORD $0x394d; BYTE $0xc3 // cmpq %r8, %r11
 	WORD $0xae7e // jle 0x3100 <k_attend_scores_q8+0xf10>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	WORD $0xa1eb // jmp 0x3100 <k_attend_scores_q8+0xf10>
 	WORD $0x8949; BYTE $0xd5 // movq %rdx, %r13
@@ -3838,12 +3838,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0x2a73 // jae 0x436b <k_attend_values+0x24b>
 	WORD $0x894d; BYTE $0xc7 // movq %r8, %r15
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
 	WORD $0x0b7e // jle 0x4365 <k_attend_values+0x245>
-	LONG $0x4f180f41; BYTE $0x40 // prefetcht0 0x40(%r15)
+	LONG $0x57180f41; BYTE $0x40 // prefetcht1 0x40(%r15)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0x014d; BYTE $0xdf // addq %r11, %r15
 	WORD $0x894d; BYTE $0xf8 // movq %r15, %r8
@@ -4002,12 +4002,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0x2773 // jae 0x4683 <k_attend_values+0x563>
 	WORD $0x894c; BYTE $0xc1 // movq %r8, %rcx
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
 	WORD $0x097e // jle 0x467d <k_attend_values+0x55d>
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
 	WORD $0x8949; BYTE $0xc8 // movq %rcx, %r8
@@ -4245,12 +4245,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
 	WORD $0x2973 // jae 0x4b05 <k_attend_values+0x9e5>
 	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x13180f41 // prefetcht1 (%r11)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
 	WORD $0x0a7e // jle 0x4aff <k_attend_values+0x9df>
-	LONG $0x404d180f // prefetcht0 0x40(%rbp)
+	LONG $0x4055180f // prefetcht1 0x40(%rbp)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd5 // addq %r10, %rbp
 	WORD $0x8949; BYTE $0xeb // movq %rbp, %r11
@@ -4381,12 +4381,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
 	LONG $0xff5f830f; WORD $0xffff // jae 0x4ca6 <k_attend_values+0xb86>
 	WORD $0x894c; BYTE $0xdd // movq %r11, %rbp
-	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x13180f41 // prefetcht1 (%r11)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
 	LONG $0xff3c8e0f; WORD $0xffff // jle 0x4ca0 <k_attend_values+0xb80>
-	LONG $0x404d180f // prefetcht0 0x40(%rbp)
+	LONG $0x4055180f // prefetcht1 0x40(%rbp)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	LONG $0xffff2de9; BYTE $0xff // jmp 0x4ca0 <k_attend_values+0xb80>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -4406,12 +4406,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
 	WORD $0x2a73 // jae 0x4df7 <k_attend_values+0xcd7>
 	WORD $0x894d; BYTE $0xde // movq %r11, %r14
-	LONG $0x0b180f41 // prefetcht0 (%r11)
+	LONG $0x13180f41 // prefetcht1 (%r11)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x245c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r11
 	WORD $0x0b7e // jle 0x4df1 <k_attend_values+0xcd1>
-	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014d; BYTE $0xd6 // addq %r10, %r14
 	WORD $0x894d; BYTE $0xf3 // movq %r14, %r11
@@ -4618,12 +4618,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x015b840f; WORD $0x0000 // je 0x5320 <k_attend_values+0x1200>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0x2273 // jae 0x51ee <k_attend_values+0x10ce>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	WORD $0x0a7e // jle 0x51eb <k_attend_values+0x10cb>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x894d; BYTE $0xc1 // movq %r8, %r9
@@ -4731,12 +4731,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3074 // je 0x53e0 <k_attend_values+0x12c0>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0x8c73 // jae 0x5343 <k_attend_values+0x1223>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r9
 	LONG $0x244c3b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r9
 	LONG $0xff708e0f; WORD $0xffff // jle 0x5340 <k_attend_values+0x1220>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	LONG $0xffff61e9; BYTE $0xff // jmp 0x5340 <k_attend_values+0x1220>
 	BYTE $0x90 // nop
@@ -4754,12 +4754,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcaa840f; WORD $0xffff // je 0x50d0 <k_attend_values+0xfb0>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0x2273 // jae 0x544f <k_attend_values+0x132f>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
 	WORD $0x0a7e // jle 0x544c <k_attend_values+0x132c>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	LONG $0x3010fcc5 // vmovups (%rax), %ymm6
@@ -4867,12 +4867,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
 	WORD $0x2c73 // jae 0x565b <k_attend_values+0x153b>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x0e180f41 // prefetcht0 (%r14)
+	LONG $0x16180f41 // prefetcht1 (%r14)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
 	WORD $0x097e // jle 0x5650 <k_attend_values+0x1530>
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
@@ -4933,12 +4933,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
 	WORD $0x2c73 // jae 0x5786 <k_attend_values+0x1666>
 	WORD $0x894c; BYTE $0xf1 // movq %r14, %rcx
-	LONG $0x0e180f41 // prefetcht0 (%r14)
+	LONG $0x16180f41 // prefetcht1 (%r14)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x24748b48; BYTE $0x18 // movq 0x18(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x20 // cmpq 0x20(%rsp), %rsi
 	WORD $0x097e // jle 0x577b <k_attend_values+0x165b>
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	WORD $0x0148; BYTE $0xf9 // addq %rdi, %rcx
 	WORD $0x8949; BYTE $0xce // movq %rcx, %r14
@@ -5167,12 +5167,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x2873 // jae 0x5b92 <k_attend_values+0x1a72>
 	WORD $0x8948; BYTE $0xce // movq %rcx, %rsi
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	WORD $0x0a7e // jle 0x5b8c <k_attend_values+0x1a6c>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	WORD $0x8948; BYTE $0xf1 // movq %rsi, %rcx
@@ -5294,12 +5294,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0xcd73 // jae 0x5d46 <k_attend_values+0x1c26>
 	WORD $0x894d; BYTE $0xc4 // movq %r8, %r12
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
 	WORD $0xae7e // jle 0x5d40 <k_attend_values+0x1c20>
-	LONG $0x4c180f41; WORD $0x4024 // prefetcht0 0x40(%r12)
+	LONG $0x54180f41; WORD $0x4024 // prefetcht1 0x40(%r12)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	WORD $0xa0eb // jmp 0x5d40 <k_attend_values+0x1c20>
 	LONG $0x08758b49 // movq 0x8(%r13), %rsi
@@ -5362,12 +5362,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0x2a73 // jae 0x5eb1 <k_attend_values+0x1d91>
 	WORD $0x894d; BYTE $0xc5 // movq %r8, %r13
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x24448b4c; BYTE $0x18 // movq 0x18(%rsp), %r8
 	LONG $0x24443b4c; BYTE $0x20 // cmpq 0x20(%rsp), %r8
 	WORD $0x0b7e // jle 0x5eab <k_attend_values+0x1d8b>
-	LONG $0x4d180f41; BYTE $0x40 // prefetcht0 0x40(%r13)
+	LONG $0x55180f41; BYTE $0x40 // prefetcht1 0x40(%r13)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	WORD $0x014d; BYTE $0xe5 // addq %r12, %r13
 	WORD $0x894d; BYTE $0xe8 // movq %r13, %r8
@@ -5392,12 +5392,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff2c840f; WORD $0xffff // je 0x5e34 <k_attend_values+0x1d14>
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0x2673 // jae 0x5f35 <k_attend_values+0x1e15>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x0a7e // jle 0x5f2e <k_attend_values+0x1e0e>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0x242c8b48 // movq (%rsp), %rbp
@@ -5405,12 +5405,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xb86d82c4; WORD $0xb70c // vfmadd231ps (%r15,%r14,4), %ymm2, %ymm1 # ymm1 = (ymm2 * mem) + ymm1
 	LONG $0x24443b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r8
 	WORD $0x9f73 // jae 0x5ee7 <k_attend_values+0x1dc7>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x837e // jle 0x5ee0 <k_attend_values+0x1dc0>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	LONG $0xffff74e9; BYTE $0xff // jmp 0x5ee0 <k_attend_values+0x1dc0>
 	LONG $0x24548b48; BYTE $0x58 // movq 0x58(%rsp), %rdx
@@ -5575,12 +5575,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x2773 // jae 0x628e <k_attend_values+0x216e>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	WORD $0x0a7e // jle 0x6288 <k_attend_values+0x2168>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -5677,12 +5677,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x8a73 // jae 0x63a6 <k_attend_values+0x2286>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	LONG $0xff698e0f; WORD $0xffff // jle 0x63a0 <k_attend_values+0x2280>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	LONG $0xffff5ae9; BYTE $0xff // jmp 0x63a0 <k_attend_values+0x2280>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -5702,12 +5702,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x2773 // jae 0x64c1 <k_attend_values+0x23a1>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	WORD $0x0a7e // jle 0x64bb <k_attend_values+0x239b>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x0149; BYTE $0xc1 // addq %rax, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -5892,12 +5892,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x2773 // jae 0x682e <k_attend_values+0x270e>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	WORD $0x0a7e // jle 0x6828 <k_attend_values+0x2708>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0149; BYTE $0xd9 // addq %rbx, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -5982,12 +5982,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0xa573 // jae 0x6926 <k_attend_values+0x2806>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	WORD $0x887e // jle 0x6920 <k_attend_values+0x2800>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	LONG $0xffff79e9; BYTE $0xff // jmp 0x6920 <k_attend_values+0x2800>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -6006,12 +6006,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x2973 // jae 0x6a23 <k_attend_values+0x2903>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	WORD $0x0b7e // jle 0x6a1d <k_attend_values+0x28fd>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0x014d; BYTE $0xd9 // addq %r11, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -6122,12 +6122,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x2973 // jae 0x6c2f <k_attend_values+0x2b0f>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	WORD $0x0b7e // jle 0x6c29 <k_attend_values+0x2b09>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -6180,12 +6180,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x2973 // jae 0x6d41 <k_attend_values+0x2c21>
 	WORD $0x8949; BYTE $0xc9 // movq %rcx, %r9
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x244c8b48; BYTE $0x18 // movq 0x18(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rcx
 	WORD $0x0b7e // jle 0x6d3b <k_attend_values+0x2c1b>
-	LONG $0x49180f41; BYTE $0x40 // prefetcht0 0x40(%r9)
+	LONG $0x51180f41; BYTE $0x40 // prefetcht1 0x40(%r9)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014d; BYTE $0xd1 // addq %r10, %r9
 	WORD $0x894c; BYTE $0xc9 // movq %r9, %rcx
@@ -6358,12 +6358,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x2873 // jae 0x7042 <k_attend_values+0x2f22>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x0a7e // jle 0x703c <k_attend_values+0x2f1c>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
@@ -6496,12 +6496,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x2773 // jae 0x728e <k_attend_values+0x316e>
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x0a7e // jle 0x7288 <k_attend_values+0x3168>
-	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
 	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
@@ -6577,12 +6577,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0xa073 // jae 0x7366 <k_attend_values+0x3246>
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x837e // jle 0x7360 <k_attend_values+0x3240>
-	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff74e9; BYTE $0xff // jmp 0x7360 <k_attend_values+0x3240>
 	LONG $0x00401f0f // nopl (%rax)
@@ -6603,12 +6603,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x2773 // jae 0x745f <k_attend_values+0x333f>
 	WORD $0x8949; BYTE $0xfe // movq %rdi, %r14
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x0a7e // jle 0x7459 <k_attend_values+0x3339>
-	LONG $0x4e180f41; BYTE $0x40 // prefetcht0 0x40(%r14)
+	LONG $0x56180f41; BYTE $0x40 // prefetcht1 0x40(%r14)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0149; BYTE $0xce // addq %rcx, %r14
 	WORD $0x894c; BYTE $0xf7 // movq %r14, %rdi
@@ -6732,12 +6732,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x2673 // jae 0x768d <k_attend_values+0x356d>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x097e // jle 0x7687 <k_attend_values+0x3567>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
@@ -6788,12 +6788,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0xcf73 // jae 0x7716 <k_attend_values+0x35f6>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0xb27e // jle 0x7710 <k_attend_values+0x35f0>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0xa7eb // jmp 0x7710 <k_attend_values+0x35f0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -6812,12 +6812,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x2673 // jae 0x77ce <k_attend_values+0x36ae>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x097e // jle 0x77c8 <k_attend_values+0x36a8>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0148; BYTE $0xce // addq %rcx, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
@@ -6876,12 +6876,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x2873 // jae 0x78f1 <k_attend_values+0x37d1>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x0a7e // jle 0x78eb <k_attend_values+0x37cb>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
@@ -6914,12 +6914,12 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x2873 // jae 0x79a0 <k_attend_values+0x3880>
 	WORD $0x8948; BYTE $0xfe // movq %rdi, %rsi
-	WORD $0x180f; BYTE $0x0f // prefetcht0 (%rdi)
+	WORD $0x180f; BYTE $0x17 // prefetcht1 (%rdi)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x247c8b48; BYTE $0x18 // movq 0x18(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x20 // cmpq 0x20(%rsp), %rdi
 	WORD $0x0a7e // jle 0x799a <k_attend_values+0x387a>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014c; BYTE $0xd6 // addq %r10, %rsi
 	WORD $0x8948; BYTE $0xf7 // movq %rsi, %rdi
@@ -7195,11 +7195,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x064c840f; WORD $0x0000 // je 0x8478 <k_attend_values_f16+0x9c8>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x1b73 // jae 0x7e4e <k_attend_values_f16+0x39e>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0x0974 // je 0x7e4b <k_attend_values_f16+0x39b>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	WORD $0x394d; BYTE $0xdd // cmpq %r11, %r13
@@ -7401,11 +7401,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe91840f; WORD $0xffff // je 0x8051 <k_attend_values_f16+0x5a1>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	LONG $0xff68830f; WORD $0xffff // jae 0x8133 <k_attend_values_f16+0x683>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	LONG $0xff52840f; WORD $0xffff // je 0x8130 <k_attend_values_f16+0x680>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	LONG $0xffff44e9; BYTE $0xff // jmp 0x8130 <k_attend_values_f16+0x680>
 	LONG $0x00401f0f // nopl (%rax)
@@ -7536,11 +7536,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfed1840f; WORD $0xffff // je 0x82f8 <k_attend_values_f16+0x848>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	LONG $0xff71830f; WORD $0xffff // jae 0x83a3 <k_attend_values_f16+0x8f3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	LONG $0xff5a840f; WORD $0xffff // je 0x83a0 <k_attend_values_f16+0x8f0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	LONG $0xffff4be9; BYTE $0xff // jmp 0x83a0 <k_attend_values_f16+0x8f0>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -7708,11 +7708,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0559840f; WORD $0x0000 // je 0x8c75 <k_attend_values_f16+0x11c5>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x1b73 // jae 0x873e <k_attend_values_f16+0xc8e>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0x0974 // je 0x873b <k_attend_values_f16+0xc8b>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0148; BYTE $0xf2 // addq %rsi, %rdx
 	LONG $0x2444394c; BYTE $0x10 // cmpq %r8, 0x10(%rsp)
@@ -7898,11 +7898,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfeff840f; WORD $0xffff // je 0x894c <k_attend_values_f16+0xe9c>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x9f73 // jae 0x89f3 <k_attend_values_f16+0xf43>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0x8d74 // je 0x89f0 <k_attend_values_f16+0xf40>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x82eb // jmp 0x89f0 <k_attend_values_f16+0xf40>
 	WORD $0x8949; BYTE $0xc2 // movq %rax, %r10
@@ -8020,11 +8020,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff38840f; WORD $0xffff // je 0x8b7c <k_attend_values_f16+0x10cc>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0xa873 // jae 0x8bf3 <k_attend_values_f16+0x1143>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0x9674 // je 0x8bf0 <k_attend_values_f16+0x1140>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x8beb // jmp 0x8bf0 <k_attend_values_f16+0x1140>
 	LONG $0xf657c8c5 // vxorps %xmm6, %xmm6, %xmm6
@@ -8162,11 +8162,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x045f840f; WORD $0x0000 // je 0x92fd <k_attend_values_f16+0x184d>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x1d73 // jae 0x8ec2 <k_attend_values_f16+0x1412>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0x0a74 // je 0x8ebf <k_attend_values_f16+0x140f>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0x014c; BYTE $0xda // addq %r11, %rdx
 	LONG $0x245c3948; BYTE $0x10 // cmpq %rbx, 0x10(%rsp)
@@ -8329,11 +8329,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff0e840f; WORD $0xffff // je 0x907c <k_attend_values_f16+0x15cc>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x9e73 // jae 0x9113 <k_attend_values_f16+0x1663>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0x8c74 // je 0x9110 <k_attend_values_f16+0x1660>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x81eb // jmp 0x9110 <k_attend_values_f16+0x1660>
 	LONG $0x247c8b4c; BYTE $0x18 // movq 0x18(%rsp), %r15
@@ -8417,11 +8417,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff6e840f; WORD $0xffff // je 0x9244 <k_attend_values_f16+0x1794>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0xc673 // jae 0x92a3 <k_attend_values_f16+0x17f3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0xb374 // je 0x92a0 <k_attend_values_f16+0x17f0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0xa7eb // jmp 0x92a0 <k_attend_values_f16+0x17f0>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
@@ -8524,11 +8524,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04b2840f; WORD $0x0000 // je 0x9951 <k_attend_values_f16+0x1ea1>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x1b73 // jae 0x94c1 <k_attend_values_f16+0x1a11>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0x0974 // je 0x94be <k_attend_values_f16+0x1a0e>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0148; BYTE $0xda // addq %rbx, %rdx
 	LONG $0x244c3948; BYTE $0x10 // cmpq %rcx, 0x10(%rsp)
@@ -8658,11 +8658,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff49840f; WORD $0xffff // je 0x961c <k_attend_values_f16+0x1b6c>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0xa973 // jae 0x9683 <k_attend_values_f16+0x1bd3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x0f247c80; BYTE $0x00 // cmpb $0x0, 0xf(%rsp)
 	WORD $0x9674 // je 0x9680 <k_attend_values_f16+0x1bd0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	WORD $0x8aeb // jmp 0x9680 <k_attend_values_f16+0x1bd0>
 	LONG $0x24548b4c; BYTE $0x18 // movq 0x18(%rsp), %r10
@@ -8740,8 +8740,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x87eb // jmp 0x97a4 <k_attend_values_f16+0x1cf4>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x0b73 // jae 0x982f <k_attend_values_f16+0x1d7f>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
 	LONG $0x187dc2c4; WORD $0x9e0c // vbroadcastss (%r14,%rbx,4), %ymm1
@@ -8764,20 +8764,20 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff1d840f; WORD $0xffff // je 0x97a4 <k_attend_values_f16+0x1cf4>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x0b73 // jae 0x9899 <k_attend_values_f16+0x1de9>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
 	LONG $0x187d82c4; WORD $0x8e1c // vbroadcastss (%r14,%r9,4), %ymm3
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0xb473 // jae 0x9860 <k_attend_values_f16+0x1db0>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xa7eb // jmp 0x9860 <k_attend_values_f16+0x1db0>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x0773 // jae 0x98c7 <k_attend_values_f16+0x1e17>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
 	LONG $0x187dc2c4; WORD $0x9e0c // vbroadcastss (%r14,%rbx,4), %ymm1
@@ -8800,13 +8800,13 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe7d840f; WORD $0xffff // je 0x97a4 <k_attend_values_f16+0x1cf4>
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0x0773 // jae 0x9935 <k_attend_values_f16+0x1e85>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x137de2c4; WORD $0x7e14 // vcvtph2ps (%rsi,%rdi,2), %ymm2
 	LONG $0x187d82c4; WORD $0x8e1c // vbroadcastss (%r14,%r9,4), %ymm3
 	LONG $0x24543b48; BYTE $0x30 // cmpq 0x30(%rsp), %rdx
 	WORD $0xb873 // jae 0x9900 <k_attend_values_f16+0x1e50>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0xafeb // jmp 0x9900 <k_attend_values_f16+0x1e50>
 	LONG $0x24548b48; BYTE $0x18 // movq 0x18(%rsp), %rdx
@@ -9067,11 +9067,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfed2840f; WORD $0xffff // je 0x9c40 <k_attend_values_q8+0x290>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	LONG $0xff6a830f; WORD $0xffff // jae 0x9ce3 <k_attend_values_q8+0x333>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff53840f; WORD $0xffff // je 0x9ce0 <k_attend_values_q8+0x330>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	LONG $0xffff44e9; BYTE $0xff // jmp 0x9ce0 <k_attend_values_q8+0x330>
 	LONG $0x00401f0f // nopl (%rax)
@@ -9241,11 +9241,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe4a840f; WORD $0xffff // je 0x9ed1 <k_attend_values_q8+0x521>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	LONG $0xff41830f; WORD $0xffff // jae 0x9fd3 <k_attend_values_q8+0x623>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff2a840f; WORD $0xffff // je 0x9fd0 <k_attend_values_q8+0x620>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	LONG $0xffff1be9; BYTE $0xff // jmp 0x9fd0 <k_attend_values_q8+0x620>
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -9470,11 +9470,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea4840f; WORD $0xffff // je 0xa32c <k_attend_values_q8+0x97c>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	LONG $0xff70830f; WORD $0xffff // jae 0xa403 <k_attend_values_q8+0xa53>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff59840f; WORD $0xffff // je 0xa400 <k_attend_values_q8+0xa50>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	LONG $0xffff4ae9; BYTE $0xff // jmp 0xa400 <k_attend_values_q8+0xa50>
 	LONG $0x244c8948; BYTE $0x08 // movq %rcx, 0x8(%rsp)
@@ -9614,11 +9614,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfee9840f; WORD $0xffff // je 0xa5ec <k_attend_values_q8+0xc3c>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	WORD $0x8973 // jae 0xa693 <k_attend_values_q8+0xce3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff72840f; WORD $0xffff // je 0xa690 <k_attend_values_q8+0xce0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	LONG $0xffff63e9; BYTE $0xff // jmp 0xa690 <k_attend_values_q8+0xce0>
 	WORD $0x8b49; BYTE $0x03 // movq (%r11), %rax
@@ -9756,11 +9756,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	LONG $0xff5b830f; WORD $0xffff // jae 0xa8d6 <k_attend_values_q8+0xf26>
 	WORD $0x894d; BYTE $0xc8 // movq %r9, %r8
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff3e840f; WORD $0xffff // je 0xa8d0 <k_attend_values_q8+0xf20>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	LONG $0xffff2fe9; BYTE $0xff // jmp 0xa8d0 <k_attend_values_q8+0xf20>
 	WORD $0x8b49; BYTE $0x0b // movq (%r11), %rcx
@@ -9866,11 +9866,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff40840f; WORD $0xffff // je 0xaa74 <k_attend_values_q8+0x10c4>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	WORD $0xa873 // jae 0xaae3 <k_attend_values_q8+0x1133>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x9574 // je 0xaae0 <k_attend_values_q8+0x1130>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x89eb // jmp 0xaae0 <k_attend_values_q8+0x1130>
 	LONG $0x244c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r9
@@ -9972,11 +9972,11 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfeff840f; WORD $0xffff // je 0xabec <k_attend_values_q8+0x123c>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	LONG $0xff6b830f; WORD $0xffff // jae 0xac63 <k_attend_values_q8+0x12b3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff54840f; WORD $0xffff // je 0xac60 <k_attend_values_q8+0x12b0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	LONG $0xffff45e9; BYTE $0xff // jmp 0xac60 <k_attend_values_q8+0x12b0>
 	LONG $0x247c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r15
@@ -10054,8 +10054,8 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff72840f; WORD $0xffff // je 0xadb0 <k_attend_values_q8+0x1400>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	WORD $0xbb73 // jae 0xae00 <k_attend_values_q8+0x1450>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
 	WORD $0xaeeb // jmp 0xae00 <k_attend_values_q8+0x1450>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -10083,7 +10083,7 @@ TEXT ·attendAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfeee840f; WORD $0xffff // je 0xadb0 <k_attend_values_q8+0x1400>
 	LONG $0x24543b48; BYTE $0x40 // cmpq 0x40(%rsp), %rdx
 	WORD $0xb773 // jae 0xae80 <k_attend_values_q8+0x14d0>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x40c28348 // addq $0x40, %rdx
 	WORD $0xaeeb // jmp 0xae80 <k_attend_values_q8+0x14d0>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)

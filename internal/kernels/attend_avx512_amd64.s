@@ -237,8 +237,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe22840f; WORD $0xffff // je 0x220 <k_attend_scores+0x220>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xff29830f; WORD $0xffff // jae 0x330 <k_attend_scores+0x330>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	LONG $0xffff19e9; BYTE $0xff // jmp 0x330 <k_attend_scores+0x330>
 	QUAD $0xfffffffffffebd48; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %rbp # imm = 0x7FFFFFFFFFFFFFFE
@@ -396,8 +396,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef6840f; WORD $0xffff // je 0x600 <k_attend_scores+0x600>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9173 // jae 0x6a0 <k_attend_scores+0x6a0>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x84eb // jmp 0x6a0 <k_attend_scores+0x6a0>
 	LONG $0x00401f0f // nopl (%rax)
@@ -433,7 +433,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe46840f; WORD $0xffff // je 0x600 <k_attend_scores+0x600>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9173 // jae 0x750 <k_attend_scores+0x750>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x88eb // jmp 0x750 <k_attend_scores+0x750>
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
@@ -495,8 +495,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0580840f; WORD $0x0000 // je 0xe53 <k_attend_scores+0xe53>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb873 // jae 0x890 <k_attend_scores+0x890>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xabeb // jmp 0x890 <k_attend_scores+0x890>
 	LONG $0x007d8b48 // movq (%rbp), %rdi
@@ -584,8 +584,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef4840f; WORD $0xffff // je 0x970 <k_attend_scores+0x970>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x8f73 // jae 0xa10 <k_attend_scores+0xa10>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x82eb // jmp 0xa10 <k_attend_scores+0xa10>
 	WORD $0x9066 // nop
@@ -621,7 +621,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe44840f; WORD $0xffff // je 0x970 <k_attend_scores+0x970>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x8f73 // jae 0xac0 <k_attend_scores+0xac0>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x86eb // jmp 0xac0 <k_attend_scores+0xac0>
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
@@ -776,7 +776,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe22840f; WORD $0xffff // je 0xc50 <k_attend_scores+0xc50>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xff29830f; WORD $0xffff // jae 0xd60 <k_attend_scores+0xd60>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	LONG $0xffff1de9; BYTE $0xff // jmp 0xd60 <k_attend_scores+0xd60>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -830,8 +830,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0294840f; WORD $0x0000 // je 0x11b0 <k_attend_scores+0x11b0>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0x026c830f; WORD $0x0000 // jae 0x1191 <k_attend_scores+0x1191>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x000260e9; BYTE $0x00 // jmp 0x1191 <k_attend_scores+0x1191>
 	LONG $0x28558b4c // movq 0x28(%rbp), %r10
 	LONG $0xd7af0f4d // imulq %r15, %r10
@@ -898,8 +898,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaf7d // jge 0xfe0 <k_attend_scores+0xfe0>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xca73 // jae 0x1000 <k_attend_scores+0x1000>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xbdeb // jmp 0x1000 <k_attend_scores+0x1000>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
@@ -932,7 +932,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa17d // jge 0x1070 <k_attend_scores+0x1070>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xcc73 // jae 0x10a0 <k_attend_scores+0x10a0>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xc3eb // jmp 0x10a0 <k_attend_scores+0x10a0>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -966,7 +966,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfcf0840f; WORD $0xffff // je 0xe53 <k_attend_scores+0xe53>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb873 // jae 0x1120 <k_attend_scores+0x1120>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xafeb // jmp 0x1120 <k_attend_scores+0x1120>
 	LONG $0x01f88348 // cmpq $0x1, %rax
@@ -978,7 +978,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2774 // je 0x11b0 <k_attend_scores+0x11b0>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x0373 // jae 0x1191 <k_attend_scores+0x1191>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	WORD $0x8948; BYTE $0xf8 // movq %rdi, %rax
 	LONG $0x07e0c148 // shlq $0x7, %rax
 	WORD $0x0149; BYTE $0xc2 // addq %rax, %r10
@@ -1021,16 +1021,16 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfccc840f; WORD $0xffff // je 0xf14 <k_attend_scores+0xf14>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x0b73 // jae 0x1258 <k_attend_scores+0x1258>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	QUAD $0xffbf5418487dd262 // vbroadcastss -0x4(%r15,%rdi,4), %zmm2
 	LONG $0x486dd262; WORD $0x4eb8; BYTE $0xfd // vfmadd231ps -0xc0(%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x486dd262; WORD $0x46b8; BYTE $0xfe // vfmadd231ps -0x80(%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xad73 // jae 0x1220 <k_attend_scores+0x1220>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xa0eb // jmp 0x1220 <k_attend_scores+0x1220>
 	QUAD $0xfffffffffffebb49; WORD $0x7fff // movabsq $0x7ffffffffffffffe, %r11 # imm = 0x7FFFFFFFFFFFFFFE
@@ -1054,14 +1054,14 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfead840f; WORD $0xffff // je 0x1185 <k_attend_scores+0x1185>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x0773 // jae 0x12e4 <k_attend_scores+0x12e4>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	QUAD $0xffbf5418487dd262 // vbroadcastss -0x4(%r15,%rdi,4), %zmm2
 	LONG $0x486dd262; WORD $0x4eb8; BYTE $0xfd // vfmadd231ps -0xc0(%r14), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x486dd262; WORD $0x46b8; BYTE $0xfe // vfmadd231ps -0x80(%r14), %zmm2, %zmm0 # zmm0 = (zmm2 * mem) + zmm0
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb173 // jae 0x12b0 <k_attend_scores+0x12b0>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xa8eb // jmp 0x12b0 <k_attend_scores+0x12b0>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -1290,8 +1290,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe22840f; WORD $0xffff // je 0x1530 <k_attend_scores_f16+0x220>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xff29830f; WORD $0xffff // jae 0x1640 <k_attend_scores_f16+0x330>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	LONG $0xffff19e9; BYTE $0xff // jmp 0x1640 <k_attend_scores_f16+0x330>
 	QUAD $0xfffffffffff8bd48; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rbp # imm = 0x7FFFFFFFFFFFFFF8
@@ -1450,8 +1450,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef6840f; WORD $0xffff // je 0x1920 <k_attend_scores_f16+0x610>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9173 // jae 0x19c0 <k_attend_scores_f16+0x6b0>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x84eb // jmp 0x19c0 <k_attend_scores_f16+0x6b0>
 	LONG $0x00401f0f // nopl (%rax)
@@ -1487,7 +1487,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe46840f; WORD $0xffff // je 0x1920 <k_attend_scores_f16+0x610>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9173 // jae 0x1a70 <k_attend_scores_f16+0x760>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x88eb // jmp 0x1a70 <k_attend_scores_f16+0x760>
 	LONG $0x24448b4c; BYTE $0x08 // movq 0x8(%rsp), %r8
@@ -1555,8 +1555,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0580840f; WORD $0x0000 // je 0x2183 <k_attend_scores_f16+0xe73>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb873 // jae 0x1bc0 <k_attend_scores_f16+0x8b0>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xabeb // jmp 0x1bc0 <k_attend_scores_f16+0x8b0>
 	LONG $0x007d8b48 // movq (%rbp), %rdi
@@ -1644,8 +1644,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef4840f; WORD $0xffff // je 0x1ca0 <k_attend_scores_f16+0x990>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x8f73 // jae 0x1d40 <k_attend_scores_f16+0xa30>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x82eb // jmp 0x1d40 <k_attend_scores_f16+0xa30>
 	WORD $0x9066 // nop
@@ -1681,7 +1681,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe44840f; WORD $0xffff // je 0x1ca0 <k_attend_scores_f16+0x990>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x8f73 // jae 0x1df0 <k_attend_scores_f16+0xae0>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x86eb // jmp 0x1df0 <k_attend_scores_f16+0xae0>
 	WORD $0x894c; BYTE $0xe7 // movq %r12, %rdi
@@ -1836,7 +1836,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe22840f; WORD $0xffff // je 0x1f80 <k_attend_scores_f16+0xc70>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	LONG $0xff29830f; WORD $0xffff // jae 0x2090 <k_attend_scores_f16+0xd80>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	LONG $0xffff1de9; BYTE $0xff // jmp 0x2090 <k_attend_scores_f16+0xd80>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -1897,8 +1897,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0299840f; WORD $0x0000 // je 0x2509 <k_attend_scores_f16+0x11f9>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xcb73 // jae 0x2240 <k_attend_scores_f16+0xf30>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0xbeeb // jmp 0x2240 <k_attend_scores_f16+0xf30>
 	LONG $0x28558b4c // movq 0x28(%rbp), %r10
@@ -1982,8 +1982,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff538d0f; WORD $0xffff // jge 0x2348 <k_attend_scores_f16+0x1038>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9673 // jae 0x2390 <k_attend_scores_f16+0x1080>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
-	LONG $0x4049180f // prefetcht0 0x40(%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
+	LONG $0x4051180f // prefetcht1 0x40(%rcx)
 	LONG $0x80e98348 // subq $-0x80, %rcx
 	WORD $0x89eb // jmp 0x2390 <k_attend_scores_f16+0x1080>
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
@@ -2032,7 +2032,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff558d0f; WORD $0xffff // jge 0x2448 <k_attend_scores_f16+0x1138>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0x9873 // jae 0x2490 <k_attend_scores_f16+0x1180>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0x8feb // jmp 0x2490 <k_attend_scores_f16+0x1180>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -2080,7 +2080,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfbc0840f; WORD $0xffff // je 0x2183 <k_attend_scores_f16+0xe73>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xb873 // jae 0x2580 <k_attend_scores_f16+0x1270>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xafeb // jmp 0x2580 <k_attend_scores_f16+0x1270>
 	LONG $0xf8af0f48 // imulq %rax, %rdi
@@ -2103,7 +2103,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfee9840f; WORD $0xffff // je 0x2509 <k_attend_scores_f16+0x11f9>
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
 	WORD $0xcb73 // jae 0x25f0 <k_attend_scores_f16+0x12e0>
-	WORD $0x180f; BYTE $0x09 // prefetcht0 (%rcx)
+	WORD $0x180f; BYTE $0x11 // prefetcht1 (%rcx)
 	LONG $0x40c18348 // addq $0x40, %rcx
 	WORD $0xc2eb // jmp 0x25f0 <k_attend_scores_f16+0x12e0>
 	WORD $0x9066 // nop
@@ -2399,11 +2399,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfed68d0f; WORD $0xffff // jge 0x2a80 <k_attend_scores_q8+0x450>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0xff20830f; WORD $0xffff // jae 0x2ad3 <k_attend_scores_q8+0x4a3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	LONG $0xff0a8e0f; WORD $0xffff // jle 0x2ad0 <k_attend_scores_q8+0x4a0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xfffefce9; BYTE $0xff // jmp 0x2ad0 <k_attend_scores_q8+0x4a0>
 	QUAD $0xfffffffffff8b948; WORD $0x7fff // movabsq $0x7ffffffffffffff8, %rcx # imm = 0x7FFFFFFFFFFFFFF8
@@ -2597,11 +2597,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff378d0f; WORD $0xffff // jge 0x2ec0 <k_attend_scores_q8+0x890>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0xff71830f; WORD $0xffff // jae 0x2f03 <k_attend_scores_q8+0x8d3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	LONG $0xff5b8e0f; WORD $0xffff // jle 0x2f00 <k_attend_scores_q8+0x8d0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff4de9; BYTE $0xff // jmp 0x2f00 <k_attend_scores_q8+0x8d0>
 	QUAD $0x00000088248c8b48 // movq 0x88(%rsp), %rcx
@@ -2690,11 +2690,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff6d8d0f; WORD $0xffff // jge 0x30a0 <k_attend_scores_q8+0xa70>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	WORD $0x9b73 // jae 0x30d3 <k_attend_scores_q8+0xaa3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	WORD $0x897e // jle 0x30d0 <k_attend_scores_q8+0xaa0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff7be9; BYTE $0xff // jmp 0x30d0 <k_attend_scores_q8+0xaa0>
 	WORD $0x8948; BYTE $0xcb // movq %rcx, %rbx
@@ -2819,11 +2819,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff118d0f; WORD $0xffff // jge 0x32c0 <k_attend_scores_q8+0xc90>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0xff5b830f; WORD $0xffff // jae 0x3313 <k_attend_scores_q8+0xce3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	LONG $0xff458e0f; WORD $0xffff // jle 0x3310 <k_attend_scores_q8+0xce0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff37e9; BYTE $0xff // jmp 0x3310 <k_attend_scores_q8+0xce0>
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
@@ -2913,11 +2913,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x857d // jge 0x34e0 <k_attend_scores_q8+0xeb0>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	WORD $0xb373 // jae 0x3513 <k_attend_scores_q8+0xee3>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	WORD $0xa17e // jle 0x3510 <k_attend_scores_q8+0xee0>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x96eb // jmp 0x3510 <k_attend_scores_q8+0xee0>
 	LONG $0x28468b49 // movq 0x28(%r14), %rax
@@ -3015,11 +3015,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff2e8d0f; WORD $0xffff // jge 0x3670 <k_attend_scores_q8+0x1040>
 	WORD $0x3948; BYTE $0xf2 // cmpq %rsi, %rdx
 	LONG $0xff78830f; WORD $0xffff // jae 0x36c3 <k_attend_scores_q8+0x1093>
-	WORD $0x180f; BYTE $0x0a // prefetcht0 (%rdx)
+	WORD $0x180f; BYTE $0x12 // prefetcht1 (%rdx)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x2444394c; BYTE $0x38 // cmpq %r8, 0x38(%rsp)
 	LONG $0xff628e0f; WORD $0xffff // jle 0x36c0 <k_attend_scores_q8+0x1090>
-	LONG $0x404a180f // prefetcht0 0x40(%rdx)
+	LONG $0x4052180f // prefetcht1 0x40(%rdx)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	LONG $0xffff54e9; BYTE $0xff // jmp 0x36c0 <k_attend_scores_q8+0x1090>
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
@@ -4347,11 +4347,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2121840f; WORD $0x0000 // je 0x72ad <k_attend_values+0x233d>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x1f73 // jae 0x51b2 <k_attend_values+0x242>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
 	WORD $0x0b7e // jle 0x51af <k_attend_values+0x23f>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	WORD $0x014d; BYTE $0xd0 // addq %r10, %r8
 	WORD $0x3948; BYTE $0xc5 // cmpq %rax, %rbp
@@ -4535,12 +4535,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x12cf840f; WORD $0x0000 // je 0x6800 <k_attend_values+0x1890>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x555a <k_attend_values+0x5ea>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
 	WORD $0x0a7e // jle 0x5557 <k_attend_values+0x5e7>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	LONG $0xaf348d4a // leaq (%rdi,%r13,4), %rsi
@@ -4830,12 +4830,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x023a840f; WORD $0x0000 // je 0x5d30 <k_attend_values+0xdc0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x5b1f <k_attend_values+0xbaf>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
 	WORD $0x0a7e // jle 0x5b1c <k_attend_values+0xbac>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0x487ce162; WORD $0x0c10; BYTE $0xbe // vmovups (%rsi,%rdi,4), %zmm17
@@ -4995,12 +4995,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3974 // je 0x5e60 <k_attend_values+0xef0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	LONG $0xff21830f; WORD $0xffff // jae 0x5d53 <k_attend_values+0xde3>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
 	LONG $0xff058e0f; WORD $0xffff // jle 0x5d50 <k_attend_values+0xde0>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	LONG $0xfffef6e9; BYTE $0xff // jmp 0x5d50 <k_attend_values+0xde0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
@@ -5019,12 +5019,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfaca840f; WORD $0xffff // je 0x5970 <k_attend_values+0xa00>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x5ecf <k_attend_values+0xf5f>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x245c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r11
 	LONG $0x245c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r11
 	WORD $0x0a7e // jle 0x5ecc <k_attend_values+0xf5c>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
 	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
 	LONG $0x487ce162; WORD $0x4f10; BYTE $0xff // vmovups -0x40(%rdi), %zmm17
@@ -5281,12 +5281,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
 	WORD $0x2873 // jae 0x6402 <k_attend_values+0x1492>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x0a180f41 // prefetcht0 (%r10)
+	LONG $0x12180f41 // prefetcht1 (%r10)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x0a7e // jle 0x63fc <k_attend_values+0x148c>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
@@ -5408,12 +5408,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
 	WORD $0x8f73 // jae 0x65b6 <k_attend_values+0x1646>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x0a180f41 // prefetcht0 (%r10)
+	LONG $0x12180f41 // prefetcht1 (%r10)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	LONG $0xff6d8e0f; WORD $0xffff // jle 0x65b0 <k_attend_values+0x1640>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	LONG $0xffff5ee9; BYTE $0xff // jmp 0x65b0 <k_attend_values+0x1640>
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -5433,12 +5433,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x24543b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r10
 	WORD $0x2873 // jae 0x66d5 <k_attend_values+0x1765>
 	WORD $0x894d; BYTE $0xd0 // movq %r10, %r8
-	LONG $0x0a180f41 // prefetcht0 (%r10)
+	LONG $0x12180f41 // prefetcht1 (%r10)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x244c8b48; BYTE $0x20 // movq 0x20(%rsp), %rcx
 	LONG $0x244c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rcx
 	WORD $0x0a7e // jle 0x66cf <k_attend_values+0x175f>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	WORD $0x894d; BYTE $0xc2 // movq %r8, %r10
@@ -5546,12 +5546,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4c74 // je 0x6920 <k_attend_values+0x19b0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x68fd <k_attend_values+0x198d>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040be; BYTE $0x00 // movl $0x40, %esi
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x0a7e // jle 0x68fa <k_attend_values+0x198a>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080be; BYTE $0x00 // movl $0x80, %esi
 	WORD $0x0149; BYTE $0xf0 // addq %rsi, %r8
 	LONG $0xa8348d4a // leaq (%rax,%r13,4), %rsi
@@ -5632,12 +5632,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x014a840f; WORD $0x0000 // je 0x6bc0 <k_attend_values+0x1c50>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2773 // jae 0x6aa4 <k_attend_values+0x1b34>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
 	WORD $0x0a7e // jle 0x6a9c <k_attend_values+0x1b2c>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	LONG $0x24548b48; BYTE $0x38 // movq 0x38(%rsp), %rdx
@@ -5874,12 +5874,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x111f840f; WORD $0x0000 // je 0x7fc5 <k_attend_values+0x3055>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x6ecf <k_attend_values+0x1f5f>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040b9; BYTE $0x00 // movl $0x40, %ecx
 	LONG $0x244c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r9
 	LONG $0x244c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r9
 	WORD $0x0a7e // jle 0x6ecc <k_attend_values+0x1f5c>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080b9; BYTE $0x00 // movl $0x80, %ecx
 	WORD $0x0149; BYTE $0xc8 // addq %rcx, %r8
 	LONG $0x9b0c8d4a // leaq (%rbx,%r11,4), %rcx
@@ -5993,11 +5993,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff68840f; WORD $0xffff // je 0x701c <k_attend_values+0x20ac>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0xc873 // jae 0x7083 <k_attend_values+0x2113>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
 	WORD $0xb47e // jle 0x7080 <k_attend_values+0x2110>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	WORD $0xa7eb // jmp 0x7080 <k_attend_values+0x2110>
 	LONG $0x08758b49 // movq 0x8(%r13), %rsi
@@ -6060,12 +6060,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2473 // jae 0x71eb <k_attend_values+0x227b>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040bd41; WORD $0x0000 // movl $0x40, %r13d
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
 	WORD $0x0b7e // jle 0x71e8 <k_attend_values+0x2278>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080bd41; WORD $0x0000 // movl $0x80, %r13d
 	WORD $0x014d; BYTE $0xe8 // addq %r13, %r8
 	LONG $0x487df262; WORD $0x0c18; BYTE $0x96 // vbroadcastss (%rsi,%rdx,4), %zmm1
@@ -6089,24 +6089,24 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff29840f; WORD $0xffff // je 0x7174 <k_attend_values+0x2204>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x7274 <k_attend_values+0x2304>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x0a7e // jle 0x7271 <k_attend_values+0x2301>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0149; BYTE $0xd8 // addq %rbx, %r8
 	LONG $0x487db262; WORD $0x1418; BYTE $0xae // vbroadcastss (%rsi,%r13,4), %zmm2
 	LONG $0x486d9262; WORD $0x0cb8; BYTE $0xbc // vfmadd231ps (%r12,%r15,4), %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x9a73 // jae 0x7223 <k_attend_values+0x22b3>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x827e // jle 0x7220 <k_attend_values+0x22b0>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	LONG $0xffff73e9; BYTE $0xff // jmp 0x7220 <k_attend_values+0x22b0>
 	LONG $0x24548b48; BYTE $0x40 // movq 0x40(%rsp), %rdx
@@ -6275,12 +6275,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x013a840f; WORD $0x0000 // je 0x76f0 <k_attend_values+0x2780>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2473 // jae 0x75e1 <k_attend_values+0x2671>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
 	WORD $0x0b7e // jle 0x75de <k_attend_values+0x266e>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	LONG $0x487c7162; WORD $0x0c10; BYTE $0xa9 // vmovups (%rcx,%rbp,4), %zmm9
@@ -6377,12 +6377,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c74 // je 0x77e0 <k_attend_values+0x2870>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	LONG $0xff77830f; WORD $0xffff // jae 0x7726 <k_attend_values+0x27b6>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
 	LONG $0xff578e0f; WORD $0xffff // jle 0x7720 <k_attend_values+0x27b0>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	LONG $0xffff47e9; BYTE $0xff // jmp 0x7720 <k_attend_values+0x27b0>
 	LONG $0x00801f0f; WORD $0x0000; BYTE $0x00 // nopl (%rax)
@@ -6402,12 +6402,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfc9f840f; WORD $0xffff // je 0x74c0 <k_attend_values+0x2550>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2773 // jae 0x784f <k_attend_values+0x28df>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x245c8b48; BYTE $0x20 // movq 0x20(%rsp), %rbx
 	LONG $0x245c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rbx
 	WORD $0x0b7e // jle 0x7849 <k_attend_values+0x28d9>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	WORD $0x894c; BYTE $0xf3 // movq %r14, %rbx
@@ -6598,12 +6598,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ef840f; WORD $0x0000 // je 0x7cb0 <k_attend_values+0x2d40>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2473 // jae 0x7bec <k_attend_values+0x2c7c>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
 	WORD $0x0b7e // jle 0x7be9 <k_attend_values+0x2c79>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	LONG $0x487c9162; WORD $0x2410; BYTE $0xab // vmovups (%r11,%r13,4), %zmm4
@@ -6677,12 +6677,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3474 // je 0x7d60 <k_attend_values+0x2df0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0xb073 // jae 0x7ce3 <k_attend_values+0x2d73>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
 	WORD $0x977e // jle 0x7ce0 <k_attend_values+0x2d70>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x8aeb // jmp 0x7ce0 <k_attend_values+0x2d70>
 	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
@@ -6701,12 +6701,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfd5c840f; WORD $0xffff // je 0x7b00 <k_attend_values+0x2b90>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2473 // jae 0x7dcf <k_attend_values+0x2e5f>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x24748b48; BYTE $0x20 // movq 0x20(%rsp), %rsi
 	LONG $0x24743b48; BYTE $0x28 // cmpq 0x28(%rsp), %rsi
 	WORD $0x0b7e // jle 0x7dcc <k_attend_values+0x2e5c>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014d; BYTE $0xc8 // addq %r9, %r8
 	LONG $0x487cd162; WORD $0x6510; BYTE $0x00 // vmovups (%r13), %zmm4
@@ -6783,12 +6783,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x01f7840f; WORD $0x0000 // je 0x8108 <k_attend_values+0x3198>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2c73 // jae 0x7f44 <k_attend_values+0x2fd4>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x0a7e // jle 0x7f37 <k_attend_values+0x2fc7>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	WORD $0x0149; BYTE $0xe8 // addq %rbp, %r8
 	LONG $0x246c8b48; BYTE $0x08 // movq 0x8(%rsp), %rbp
@@ -6875,12 +6875,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6874 // je 0x8116 <k_attend_values+0x31a6>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2973 // jae 0x80de <k_attend_values+0x316e>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x247c3b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdi
 	WORD $0x0b7e // jle 0x80d6 <k_attend_values+0x3166>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	WORD $0x014d; BYTE $0xe0 // addq %r12, %r8
 	LONG $0x247c8b48; BYTE $0x70 // movq 0x70(%rsp), %rdi
@@ -7025,12 +7025,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0834840f; WORD $0x0000 // je 0x8b65 <k_attend_values+0x3bf5>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2473 // jae 0x835c <k_attend_values+0x33ec>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24548b4c; BYTE $0x20 // movq 0x20(%rsp), %r10
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
 	WORD $0x0b7e // jle 0x8359 <k_attend_values+0x33e9>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	QUAD $0x000000009d348d4e // leaq (,%r11,4), %r14
@@ -7159,12 +7159,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x00ff840f; WORD $0x0000 // je 0x8690 <k_attend_values+0x3720>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2473 // jae 0x85bc <k_attend_values+0x364c>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
 	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
 	WORD $0x0b7e // jle 0x85b9 <k_attend_values+0x3649>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	LONG $0x487c5162; WORD $0x1c10; BYTE $0x9b // vmovups (%r11,%rbx,4), %zmm11
@@ -7236,12 +7236,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3274 // je 0x8750 <k_attend_values+0x37e0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x8e73 // jae 0x86b3 <k_attend_values+0x3743>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24648b4c; BYTE $0x20 // movq 0x20(%rsp), %r12
 	LONG $0x24643b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r12
 	LONG $0xff718e0f; WORD $0xffff // jle 0x86b0 <k_attend_values+0x3740>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	LONG $0xffff61e9; BYTE $0xff // jmp 0x86b0 <k_attend_values+0x3740>
 	BYTE $0x90 // nop
@@ -7260,12 +7260,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfd2f840f; WORD $0xffff // je 0x84c0 <k_attend_values+0x3550>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x87ba <k_attend_values+0x384a>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x24748b4c; BYTE $0x20 // movq 0x20(%rsp), %r14
 	LONG $0x24743b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r14
 	WORD $0x0a7e // jle 0x87b7 <k_attend_values+0x3847>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	LONG $0x487c7162; WORD $0x5b10; BYTE $0xfd // vmovups -0xc0(%rbx), %zmm11
@@ -7382,12 +7382,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x007f840f; WORD $0x0000 // je 0x8a40 <k_attend_values+0x3ad0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x89ea <k_attend_values+0x3a7a>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
 	WORD $0x0a7e // jle 0x89e7 <k_attend_values+0x3a77>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
 	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
 	LONG $0x487cb162; WORD $0x1410; BYTE $0xa8 // vmovups (%rax,%r13,4), %zmm2
@@ -7431,12 +7431,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x2a74 // je 0x8ab0 <k_attend_values+0x3b40>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0xd673 // jae 0x8a63 <k_attend_values+0x3af3>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x247c8b4c; BYTE $0x20 // movq 0x20(%rsp), %r15
 	LONG $0x247c3b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r15
 	WORD $0xbe7e // jle 0x8a60 <k_attend_values+0x3af0>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
 	WORD $0xb2eb // jmp 0x8a60 <k_attend_values+0x3af0>
 	WORD $0x9066 // nop
@@ -7454,12 +7454,12 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe4f840f; WORD $0xffff // je 0x8930 <k_attend_values+0x39c0>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x2273 // jae 0x8b0a <k_attend_values+0x3b9a>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x24548b48; BYTE $0x20 // movq 0x20(%rsp), %rdx
 	LONG $0x24543b48; BYTE $0x28 // cmpq 0x28(%rsp), %rdx
 	WORD $0x0a7e // jle 0x8b07 <k_attend_values+0x3b97>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0x0149; BYTE $0xc0 // addq %rax, %r8
 	LONG $0x487cd162; WORD $0x5510; BYTE $0x00 // vmovups (%r13), %zmm2
@@ -7512,11 +7512,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3774 // je 0x8c16 <k_attend_values+0x3ca6>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x1f73 // jae 0x8c05 <k_attend_values+0x3c95>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
 	WORD $0x0b7e // jle 0x8c02 <k_attend_values+0x3c92>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	WORD $0x014d; BYTE $0xf0 // addq %r14, %r8
 	LONG $0x9a348d4e // leaq (%rdx,%r11,4), %r14
@@ -7552,11 +7552,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x007f840f; WORD $0x0000 // je 0x8d0e <k_attend_values+0x3d9e>
 	LONG $0x24443b4c; BYTE $0x30 // cmpq 0x30(%rsp), %r8
 	WORD $0x1d73 // jae 0x8cb3 <k_attend_values+0x3d43>
-	LONG $0x08180f41 // prefetcht0 (%r8)
+	LONG $0x10180f41 // prefetcht1 (%r8)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x24543b4c; BYTE $0x28 // cmpq 0x28(%rsp), %r10
 	WORD $0x0a7e // jle 0x8cb0 <k_attend_values+0x3d40>
-	LONG $0x48180f41; BYTE $0x40 // prefetcht0 0x40(%r8)
+	LONG $0x50180f41; BYTE $0x40 // prefetcht1 0x40(%r8)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
 	WORD $0x0149; BYTE $0xd0 // addq %rdx, %r8
 	WORD $0x394c; BYTE $0xcd // cmpq %r9, %rbp
@@ -7802,11 +7802,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0691840f; WORD $0x0000 // je 0x973d <k_attend_values_f16+0x99d>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x1d73 // jae 0x90ce <k_attend_values_f16+0x32e>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040bb41; WORD $0x0000 // movl $0x40, %r11d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x0a74 // je 0x90cb <k_attend_values_f16+0x32b>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080bb41; WORD $0x0000 // movl $0x80, %r11d
 	WORD $0x014c; BYTE $0xde // addq %r11, %rsi
 	WORD $0x3949; BYTE $0xec // cmpq %rbp, %r12
@@ -7993,11 +7993,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe04840f; WORD $0xffff // je 0x9254 <k_attend_values_f16+0x4b4>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	LONG $0xff2a830f; WORD $0xffff // jae 0x9383 <k_attend_values_f16+0x5e3>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff14840f; WORD $0xffff // je 0x9380 <k_attend_values_f16+0x5e0>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	LONG $0xffff06e9; BYTE $0xff // jmp 0x9380 <k_attend_values_f16+0x5e0>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
@@ -8140,11 +8140,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfed3840f; WORD $0xffff // je 0x95bc <k_attend_values_f16+0x81c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x9573 // jae 0x9683 <k_attend_values_f16+0x8e3>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040ba41; WORD $0x0000 // movl $0x40, %r10d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x8274 // je 0x9680 <k_attend_values_f16+0x8e0>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080ba41; WORD $0x0000 // movl $0x80, %r10d
 	LONG $0xffff73e9; BYTE $0xff // jmp 0x9680 <k_attend_values_f16+0x8e0>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
@@ -8289,11 +8289,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x04da840f; WORD $0x0000 // je 0x9e31 <k_attend_values_f16+0x1091>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x1d73 // jae 0x9979 <k_attend_values_f16+0xbd9>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x0a74 // je 0x9976 <k_attend_values_f16+0xbd6>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	WORD $0x014c; BYTE $0xfe // addq %r15, %rsi
 	LONG $0x245c3948; BYTE $0x08 // cmpq %rbx, 0x8(%rsp)
@@ -8426,11 +8426,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfedf840f; WORD $0xffff // je 0x9aac <k_attend_values_f16+0xd0c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x9173 // jae 0x9b63 <k_attend_values_f16+0xdc3>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff7a840f; WORD $0xffff // je 0x9b60 <k_attend_values_f16+0xdc0>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	LONG $0xffff6be9; BYTE $0xff // jmp 0x9b60 <k_attend_values_f16+0xdc0>
 	LONG $0x24648b4c; BYTE $0x10 // movq 0x10(%rsp), %r12
@@ -8543,11 +8543,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff47840f; WORD $0xffff // je 0x9d1c <k_attend_values_f16+0xf7c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0xc973 // jae 0x9da3 <k_attend_values_f16+0x1003>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0xb774 // je 0x9da0 <k_attend_values_f16+0x1000>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	WORD $0xaceb // jmp 0x9da0 <k_attend_values_f16+0x1000>
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
@@ -8668,11 +8668,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0895840f; WORD $0x0000 // je 0xa86e <k_attend_values_f16+0x1ace>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x1b73 // jae 0x9ff9 <k_attend_values_f16+0x1259>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040bb; BYTE $0x00 // movl $0x40, %ebx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x0974 // je 0x9ff6 <k_attend_values_f16+0x1256>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080bb; BYTE $0x00 // movl $0x80, %ebx
 	WORD $0x0148; BYTE $0xde // addq %rbx, %rsi
 	LONG $0x24543948; BYTE $0x08 // cmpq %rdx, 0x8(%rsp)
@@ -8782,11 +8782,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef0840f; WORD $0xffff // je 0xa0cc <k_attend_values_f16+0x132c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x9273 // jae 0xa173 <k_attend_values_f16+0x13d3>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x8074 // je 0xa170 <k_attend_values_f16+0x13d0>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	LONG $0xffff72e9; BYTE $0xff // jmp 0xa170 <k_attend_values_f16+0x13d0>
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
@@ -8865,11 +8865,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8174 // je 0xa2b4 <k_attend_values_f16+0x1514>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0xdb73 // jae 0xa313 <k_attend_values_f16+0x1573>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040b8; BYTE $0x00 // movl $0x40, %eax
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0xc974 // je 0xa310 <k_attend_values_f16+0x1570>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080b8; BYTE $0x00 // movl $0x80, %eax
 	WORD $0xbeeb // jmp 0xa310 <k_attend_values_f16+0x1570>
 	LONG $0x246c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r13
@@ -8945,11 +8945,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0443840f; WORD $0x0000 // je 0xa8c5 <k_attend_values_f16+0x1b25>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x1d73 // jae 0xa4a4 <k_attend_values_f16+0x1704>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040b941; WORD $0x0000 // movl $0x40, %r9d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x0a74 // je 0xa4a1 <k_attend_values_f16+0x1701>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080b941; WORD $0x0000 // movl $0x80, %r9d
 	WORD $0x014c; BYTE $0xce // addq %r9, %rsi
 	WORD $0x394c; BYTE $0xd3 // cmpq %r10, %rbx
@@ -9032,11 +9032,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff38840f; WORD $0xffff // je 0xa53c <k_attend_values_f16+0x179c>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x9a73 // jae 0xa5a3 <k_attend_values_f16+0x1803>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040bc41; WORD $0x0000 // movl $0x40, %r12d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x8774 // je 0xa5a0 <k_attend_values_f16+0x1800>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080bc41; WORD $0x0000 // movl $0x80, %r12d
 	LONG $0xffff78e9; BYTE $0xff // jmp 0xa5a0 <k_attend_values_f16+0x1800>
 	LONG $0x28558b49 // movq 0x28(%r13), %rdx
@@ -9110,8 +9110,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x88eb // jmp 0xa6c4 <k_attend_values_f16+0x1924>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x0b73 // jae 0xa74c <k_attend_values_f16+0x19ac>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x487dd262; WORD $0x0c13; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm1
 	LONG $0x587df262; WORD $0x0c98; BYTE $0xba // vfmadd132ps (%rdx,%rdi,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
@@ -9131,20 +9131,20 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff25840f; WORD $0xffff // je 0xa6c4 <k_attend_values_f16+0x1924>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x0b73 // jae 0xa7af <k_attend_values_f16+0x1a0f>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	LONG $0x487dd262; WORD $0x1413; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm2
 	LONG $0x586df262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0xbe73 // jae 0xa780 <k_attend_values_f16+0x19e0>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	WORD $0xb1eb // jmp 0xa780 <k_attend_values_f16+0x19e0>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x0773 // jae 0xa7db <k_attend_values_f16+0x1a3b>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x487dd262; WORD $0x0c13; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm1
 	LONG $0x587df262; WORD $0x0c98; BYTE $0xba // vfmadd132ps (%rdx,%rdi,4){1to16}, %zmm0, %zmm1 # zmm1 = (zmm1 * mem) + zmm0
@@ -9164,13 +9164,13 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe95840f; WORD $0xffff // je 0xa6c4 <k_attend_values_f16+0x1924>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0x0773 // jae 0xa83b <k_attend_values_f16+0x1a9b>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	LONG $0x487dd262; WORD $0x1413; BYTE $0x6b // vcvtph2ps (%r11,%rbp,2), %zmm2
 	LONG $0x586df262; WORD $0x0cb8; BYTE $0x82 // vfmadd231ps (%rdx,%rax,4){1to16}, %zmm2, %zmm1 # zmm1 = (zmm2 * mem) + zmm1
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0xc273 // jae 0xa810 <k_attend_values_f16+0x1a70>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0xb9eb // jmp 0xa810 <k_attend_values_f16+0x1a70>
 	LONG $0xffffffb8; BYTE $0xff // movl $0xffffffff, %eax # imm = 0xFFFFFFFF
@@ -9476,11 +9476,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe8e840f; WORD $0xffff // je 0xac00 <k_attend_values_q8+0x2f0>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	LONG $0xff68830f; WORD $0xffff // jae 0xace3 <k_attend_values_q8+0x3d3>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040ba; BYTE $0x00 // movl $0x40, %edx
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff52840f; WORD $0xffff // je 0xace0 <k_attend_values_q8+0x3d0>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080ba; BYTE $0x00 // movl $0x80, %edx
 	LONG $0xffff44e9; BYTE $0xff // jmp 0xace0 <k_attend_values_q8+0x3d0>
 	LONG $0x00401f0f // nopl (%rax)
@@ -9683,11 +9683,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfdb1840f; WORD $0xffff // je 0xaf16 <k_attend_values_q8+0x606>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	LONG $0xfef5830f; WORD $0xffff // jae 0xb063 <k_attend_values_q8+0x753>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xfedf840f; WORD $0xffff // je 0xb060 <k_attend_values_q8+0x750>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	LONG $0xfffed1e9; BYTE $0xff // jmp 0xb060 <k_attend_values_q8+0x750>
 	BYTE $0x90 // nop
@@ -9908,11 +9908,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfea1840f; WORD $0xffff // je 0xb40c <k_attend_values_q8+0xafc>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	LONG $0xff5f830f; WORD $0xffff // jae 0xb4d3 <k_attend_values_q8+0xbc3>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff48840f; WORD $0xffff // je 0xb4d0 <k_attend_values_q8+0xbc0>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	LONG $0xffff39e9; BYTE $0xff // jmp 0xb4d0 <k_attend_values_q8+0xbc0>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
@@ -10049,11 +10049,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfef8840f; WORD $0xffff // je 0xb6d1 <k_attend_values_q8+0xdc1>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0xa573 // jae 0xb783 <k_attend_values_q8+0xe73>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040be41; WORD $0x0000 // movl $0x40, %r14d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0x9274 // je 0xb780 <k_attend_values_q8+0xe70>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080be41; WORD $0x0000 // movl $0x80, %r14d
 	WORD $0x86eb // jmp 0xb780 <k_attend_values_q8+0xe70>
 	WORD $0x8b49; BYTE $0x0e // movq (%r14), %rcx
@@ -10194,11 +10194,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe88840f; WORD $0xffff // je 0xb8ec <k_attend_values_q8+0xfdc>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	LONG $0xff36830f; WORD $0xffff // jae 0xb9a3 <k_attend_values_q8+0x1093>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040bd; BYTE $0x00 // movl $0x40, %ebp
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff20840f; WORD $0xffff // je 0xb9a0 <k_attend_values_q8+0x1090>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080bd; BYTE $0x00 // movl $0x80, %ebp
 	LONG $0xffff12e9; BYTE $0xff // jmp 0xb9a0 <k_attend_values_q8+0x1090>
 	LONG $0x246c8b48; BYTE $0x10 // movq 0x10(%rsp), %rbp
@@ -10297,11 +10297,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff4a840f; WORD $0xffff // je 0xbb64 <k_attend_values_q8+0x1254>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0xb473 // jae 0xbbd3 <k_attend_values_q8+0x12c3>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x0040bf41; WORD $0x0000 // movl $0x40, %r15d
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	WORD $0xa174 // je 0xbbd0 <k_attend_values_q8+0x12c0>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x0080bf41; WORD $0x0000 // movl $0x80, %r15d
 	WORD $0x95eb // jmp 0xbbd0 <k_attend_values_q8+0x12c0>
 	LONG $0x245c8b4c; BYTE $0x10 // movq 0x10(%rsp), %r11
@@ -10409,11 +10409,11 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfec9840f; WORD $0xffff // je 0xbcdc <k_attend_values_q8+0x13cc>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	LONG $0xff37830f; WORD $0xffff // jae 0xbd53 <k_attend_values_q8+0x1443>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x000040bf; BYTE $0x00 // movl $0x40, %edi
 	LONG $0x07247c80; BYTE $0x00 // cmpb $0x0, 0x7(%rsp)
 	LONG $0xff21840f; WORD $0xffff // je 0xbd50 <k_attend_values_q8+0x1440>
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x000080bf; BYTE $0x00 // movl $0x80, %edi
 	LONG $0xffff13e9; BYTE $0xff // jmp 0xbd50 <k_attend_values_q8+0x1440>
 	LONG $0x24748b4c; BYTE $0x10 // movq 0x10(%rsp), %r14
@@ -10488,8 +10488,8 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff72840f; WORD $0xffff // je 0xbec0 <k_attend_values_q8+0x15b0>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0xbd73 // jae 0xbf10 <k_attend_values_q8+0x1600>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
-	LONG $0x404e180f // prefetcht0 0x40(%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
+	LONG $0x4056180f // prefetcht1 0x40(%rsi)
 	LONG $0x80ee8348 // subq $-0x80, %rsi
 	WORD $0xb0eb // jmp 0xbf10 <k_attend_values_q8+0x1600>
 	LONG $0x247c8b4c; BYTE $0x08 // movq 0x8(%rsp), %r15
@@ -10513,7 +10513,7 @@ TEXT ·attendAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xff02840f; WORD $0xffff // je 0xbec0 <k_attend_values_q8+0x15b0>
 	WORD $0x394c; BYTE $0xc6 // cmpq %r8, %rsi
 	WORD $0xbd73 // jae 0xbf80 <k_attend_values_q8+0x1670>
-	WORD $0x180f; BYTE $0x0e // prefetcht0 (%rsi)
+	WORD $0x180f; BYTE $0x16 // prefetcht1 (%rsi)
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0xb4eb // jmp 0xbf80 <k_attend_values_q8+0x1670>
 	LONG $0x00401f0f // nopl (%rax)

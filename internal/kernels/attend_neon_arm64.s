@@ -187,8 +187,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff6c0 // b.eq 0x180 <k_attend_scores+0x180>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc42 // b.hs 0x238 <k_attend_scores+0x238>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffde // b 0x238 <k_attend_scores+0x238>
 	WORD $0x910021e8 // add x8, x15, #0x8
@@ -300,7 +300,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff6c0 // b.eq 0x344 <k_attend_scores+0x344>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc42 // b.hs 0x3fc <k_attend_scores+0x3fc>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffdf // b 0x3fc <k_attend_scores+0x3fc>
 	WORD $0x927dedaf // and x15, x13, #0x7ffffffffffffff8
@@ -437,8 +437,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff960 // b.eq 0x5bc <k_attend_scores+0x5bc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffde2 // b.hs 0x654 <k_attend_scores+0x654>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffeb // b 0x654 <k_attend_scores+0x654>
 	WORD $0xaa0303ee // mov x14, x3
@@ -465,7 +465,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff5e0 // b.eq 0x5bc <k_attend_scores+0x5bc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffde2 // b.hs 0x6c4 <k_attend_scores+0x6c4>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffec // b 0x6c4 <k_attend_scores+0x6c4>
 	WORD $0xaa1003ef // mov x15, x16
@@ -561,8 +561,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff960 // b.eq 0x7ac <k_attend_scores+0x7ac>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x84c <k_attend_scores+0x84c>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffed // b 0x84c <k_attend_scores+0x84c>
 	WORD $0xaa0403ee // mov x14, x4
@@ -585,7 +585,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff660 // b.eq 0x7ac <k_attend_scores+0x7ac>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x8ac <k_attend_scores+0x8ac>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffee // b 0x8ac <k_attend_scores+0x8ac>
 	WORD $0xaa1f03f1 // mov x17, xzr
@@ -626,8 +626,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000340 // b.eq 0x9ec <k_attend_scores+0x9ec>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffea2 // b.hs 0x960 <k_attend_scores+0x960>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff1 // b 0x960 <k_attend_scores+0x960>
 	WORD $0xad7f95c4 // ldp q4, q5, [x14, #-0x10]
@@ -642,7 +642,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000140 // b.eq 0x9ec <k_attend_scores+0x9ec>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffea2 // b.hs 0x9a0 <k_attend_scores+0x9a0>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff2 // b 0x9a0 <k_attend_scores+0x9a0>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -723,8 +723,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffdca // b.ge 0xac0 <k_attend_scores+0xac0>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffea2 // b.hs 0xae4 <k_attend_scores+0xae4>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff1 // b 0xae4 <k_attend_scores+0xae4>
 	WORD $0xeb0b011f // cmp x8, x11
@@ -748,7 +748,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffdca // b.ge 0xb24 <k_attend_scores+0xb24>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffea2 // b.hs 0xb48 <k_attend_scores+0xb48>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff2 // b 0xb48 <k_attend_scores+0xb48>
 	WORD $0xaa1f03ed // mov x13, xzr
@@ -780,8 +780,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540002a0 // b.eq 0xc40 <k_attend_scores+0xc40>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54ffff02 // b.hs 0xbd4 <k_attend_scores+0xbd4>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff4 // b 0xbd4 <k_attend_scores+0xbd4>
 	WORD $0xad7f8d82 // ldp q2, q3, [x12, #-0x10]
@@ -793,7 +793,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000100 // b.eq 0xc40 <k_attend_scores+0xc40>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54ffff02 // b.hs 0xc08 <k_attend_scores+0xc08>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff5 // b 0xc08 <k_attend_scores+0xc08>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -989,8 +989,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff680 // b.eq 0xdf8 <k_attend_scores_f16+0x180>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc02 // b.hs 0xeb0 <k_attend_scores_f16+0x238>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffdc // b 0xeb0 <k_attend_scores_f16+0x238>
 	WORD $0x910021e8 // add x8, x15, #0x8
@@ -1104,7 +1104,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff680 // b.eq 0xfc4 <k_attend_scores_f16+0x34c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc02 // b.hs 0x107c <k_attend_scores_f16+0x404>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffdd // b 0x107c <k_attend_scores_f16+0x404>
 	WORD $0x927dedaf // and x15, x13, #0x7ffffffffffffff8
@@ -1243,8 +1243,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff920 // b.eq 0x1244 <k_attend_scores_f16+0x5cc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x12dc <k_attend_scores_f16+0x664>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffe9 // b 0x12dc <k_attend_scores_f16+0x664>
 	WORD $0xaa0303ee // mov x14, x3
@@ -1273,7 +1273,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff560 // b.eq 0x1244 <k_attend_scores_f16+0x5cc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x1354 <k_attend_scores_f16+0x6dc>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffea // b 0x1354 <k_attend_scores_f16+0x6dc>
 	WORD $0xaa1003ef // mov x15, x16
@@ -1373,8 +1373,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff8e0 // b.eq 0x1444 <k_attend_scores_f16+0x7cc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x14e4 <k_attend_scores_f16+0x86c>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffe9 // b 0x14e4 <k_attend_scores_f16+0x86c>
 	WORD $0xaa0403ee // mov x14, x4
@@ -1401,7 +1401,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff560 // b.eq 0x1444 <k_attend_scores_f16+0x7cc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x1554 <k_attend_scores_f16+0x8dc>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffea // b 0x1554 <k_attend_scores_f16+0x8dc>
 	WORD $0xaa1f03f1 // mov x17, xzr
@@ -1444,8 +1444,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000380 // b.eq 0x16b4 <k_attend_scores_f16+0xa3c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe62 // b.hs 0x1618 <k_attend_scores_f16+0x9a0>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffef // b 0x1618 <k_attend_scores_f16+0x9a0>
 	WORD $0x6d7f95c4 // ldp d4, d5, [x14, #-0x8]
@@ -1462,7 +1462,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000140 // b.eq 0x16b4 <k_attend_scores_f16+0xa3c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe62 // b.hs 0x1660 <k_attend_scores_f16+0x9e8>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff0 // b 0x1660 <k_attend_scores_f16+0x9e8>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -1547,8 +1547,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffd4a // b.ge 0x1788 <k_attend_scores_f16+0xb10>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x17ac <k_attend_scores_f16+0xb34>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffed // b 0x17ac <k_attend_scores_f16+0xb34>
 	WORD $0xeb0b011f // cmp x8, x11
@@ -1576,7 +1576,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffd4a // b.ge 0x17fc <k_attend_scores_f16+0xb84>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x1820 <k_attend_scores_f16+0xba8>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffee // b 0x1820 <k_attend_scores_f16+0xba8>
 	WORD $0xaa1f03ed // mov x13, xzr
@@ -1610,8 +1610,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540002e0 // b.eq 0x1938 <k_attend_scores_f16+0xcc0>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffec2 // b.hs 0x18bc <k_attend_scores_f16+0xc44>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff2 // b 0x18bc <k_attend_scores_f16+0xc44>
 	WORD $0x6d7f8d82 // ldp d2, d3, [x12, #-0x8]
@@ -1625,7 +1625,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54000100 // b.eq 0x1938 <k_attend_scores_f16+0xcc0>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffec2 // b.hs 0x18f8 <k_attend_scores_f16+0xc80>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff3 // b 0x18f8 <k_attend_scores_f16+0xc80>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
@@ -1842,7 +1842,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217b39 // fcvtl v25.4s, v25.4h
 	WORD $0x1400002a // b 0x1d20 <k_attend_scores_q8+0x3b0>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x2d7fef1a // ldp s26, s27, [x24, #-0x4]
 	WORD $0x910007cf // add x15, x30, #0x1
@@ -1885,7 +1885,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffb22 // b.hs 0x1c88 <k_attend_scores_q8+0x318>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x54fffa6c // b.gt 0x1c7c <k_attend_scores_q8+0x30c>
 	WORD $0x5280080f // mov w15, #0x40 // =64
 	WORD $0x17ffffd3 // b 0x1c84 <k_attend_scores_q8+0x314>
@@ -2015,7 +2015,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217a31 // fcvtl v17.4s, v17.4h
 	WORD $0x1400001e // b 0x1fa4 <k_attend_scores_q8+0x634>
 	WORD $0x52801017 // mov w23, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b170129 // add x9, x9, x23
 	WORD $0x2d7fcf12 // ldp s18, s19, [x24, #-0x4]
 	WORD $0x91000757 // add x23, x26, #0x1
@@ -2046,7 +2046,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffca2 // b.hs 0x1f3c <k_attend_scores_q8+0x5cc>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x54fffbec // b.gt 0x1f30 <k_attend_scores_q8+0x5c0>
 	WORD $0x52800817 // mov w23, #0x40 // =64
 	WORD $0x17ffffdf // b 0x1f38 <k_attend_scores_q8+0x5c8>
@@ -2150,7 +2150,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1603f9 // mov x25, x22
 	WORD $0x14000024 // b 0x21d8 <k_attend_scores_q8+0x868>
 	WORD $0x52801016 // mov w22, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b160129 // add x9, x9, x22
 	WORD $0x2d7f56f4 // ldp s20, s21, [x23, #-0x8]
 	WORD $0x91000736 // add x22, x25, #0x1
@@ -2187,7 +2187,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffbe2 // b.hs 0x2158 <k_attend_scores_q8+0x7e8>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x54fffb2c // b.gt 0x214c <k_attend_scores_q8+0x7dc>
 	WORD $0x52800816 // mov w22, #0x40 // =64
 	WORD $0x17ffffd9 // b 0x2154 <k_attend_scores_q8+0x7e4>
@@ -2244,7 +2244,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e2178a5 // fcvtl v5.4s, v5.4h
 	WORD $0x14000018 // b 0x2320 <k_attend_scores_q8+0x9b0>
 	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0x2d7f9ca6 // ldp s6, s7, [x5, #-0x4]
 	WORD $0x910004e4 // add x4, x7, #0x1
@@ -2269,7 +2269,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffd62 // b.hs 0x22d0 <k_attend_scores_q8+0x960>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x54fffcac // b.gt 0x22c4 <k_attend_scores_q8+0x954>
 	WORD $0x52800804 // mov w4, #0x40 // =64
 	WORD $0x17ffffe5 // b 0x22cc <k_attend_scores_q8+0x95c>
@@ -2365,7 +2365,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1403f7 // mov x23, x20
 	WORD $0x1400001f // b 0x2520 <k_attend_scores_q8+0xbb0>
 	WORD $0x52801014 // mov w20, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b140129 // add x9, x9, x20
 	WORD $0x2d7f46b0 // ldp s16, s17, [x21, #-0x8]
 	WORD $0x910006f4 // add x20, x23, #0x1
@@ -2397,7 +2397,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc82 // b.hs 0x24b4 <k_attend_scores_q8+0xb44>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x54fffbcc // b.gt 0x24a8 <k_attend_scores_q8+0xb38>
 	WORD $0x52800814 // mov w20, #0x40 // =64
 	WORD $0x17ffffde // b 0x24b0 <k_attend_scores_q8+0xb40>
@@ -2441,7 +2441,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0e217863 // fcvtl v3.4s, v3.4h
 	WORD $0x14000015 // b 0x2628 <k_attend_scores_q8+0xcb8>
 	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b030129 // add x9, x9, x3
 	WORD $0x2d7f9484 // ldp s4, s5, [x4, #-0x4]
 	WORD $0x910004c3 // add x3, x6, #0x1
@@ -2463,7 +2463,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffdc2 // b.hs 0x25e4 <k_attend_scores_q8+0xc74>
 	WORD $0xeb0b019f // cmp x12, x11
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x54fffd0c // b.gt 0x25d8 <k_attend_scores_q8+0xc68>
 	WORD $0x52800803 // mov w3, #0x40 // =64
 	WORD $0x17ffffe8 // b 0x25e0 <k_attend_scores_q8+0xc70>
@@ -3872,11 +3872,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0503f8 // mov x24, x5
 	WORD $0xaa0403e5 // mov x5, x4
 	WORD $0xa9570fe4 // ldp x4, x3, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb03009f // cmp x4, x3
 	WORD $0x5400008d // b.le 0x3c40 <k_attend_values+0x374>
 	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x3c44 <k_attend_values+0x378>
 	WORD $0x52800803 // mov w3, #0x40 // =64
 	WORD $0xaa0503e4 // mov x4, x5
@@ -4147,11 +4147,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54000142 // b.hs 0x4094 <k_attend_values+0x7c8>
 	WORD $0xa9572be3 // ldp x3, x10, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0a007f // cmp x3, x10
 	WORD $0x5400008d // b.le 0x408c <k_attend_values+0x7c0>
 	WORD $0x5280100a // mov w10, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x4090 <k_attend_values+0x7c4>
 	WORD $0x5280080a // mov w10, #0x40 // =64
 	WORD $0x8b0a0129 // add x9, x9, x10
@@ -4232,7 +4232,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xa946abf6 // ldp x22, x10, [sp, #0x68]
 	WORD $0x1400002a // b 0x4268 <k_attend_values+0x99c>
 	WORD $0x52801003 // mov w3, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b030129 // add x9, x9, x3
 	WORD $0xf940a3e3 // ldr x3, [sp, #0x140]
 	WORD $0xad7fe698 // ldp q24, q25, [x20, #-0x10]
@@ -4276,7 +4276,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb03013f // cmp x9, x3
 	WORD $0x54fffb02 // b.hs 0x41d0 <k_attend_values+0x904>
 	WORD $0xa9570fe6 // ldp x6, x3, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0300df // cmp x6, x3
 	WORD $0x54fffa2c // b.gt 0x41c4 <k_attend_values+0x8f8>
 	WORD $0x52800803 // mov w3, #0x40 // =64
@@ -4298,11 +4298,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54000142 // b.hs 0x42f0 <k_attend_values+0xa24>
 	WORD $0xa9572be3 // ldp x3, x10, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0a007f // cmp x3, x10
 	WORD $0x5400008d // b.le 0x42e8 <k_attend_values+0xa1c>
 	WORD $0x5280100a // mov w10, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x42ec <k_attend_values+0xa20>
 	WORD $0x5280080a // mov w10, #0x40 // =64
 	WORD $0x8b0a0129 // add x9, x9, x10
@@ -4581,11 +4581,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08013f // cmp x9, x8
 	WORD $0x54000142 // b.hs 0x475c <k_attend_values+0xe90>
 	WORD $0xa95723e0 // ldp x0, x8, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb08001f // cmp x0, x8
 	WORD $0x5400008d // b.le 0x4754 <k_attend_values+0xe88>
 	WORD $0x52801000 // mov w0, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x4758 <k_attend_values+0xe8c>
 	WORD $0x52800800 // mov w0, #0x40 // =64
 	WORD $0x8b000129 // add x9, x9, x0
@@ -4661,7 +4661,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0910 // add x16, x8, x14, lsl #2
 	WORD $0x14000023 // b 0x4900 <k_attend_values+0x1034>
 	WORD $0x52801008 // mov w8, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b080129 // add x9, x9, x8
 	WORD $0xaa0503e3 // mov x3, x5
 	WORD $0xf940afe8 // ldr x8, [sp, #0x158]
@@ -4699,7 +4699,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffc02 // b.hs 0x4888 <k_attend_values+0xfbc>
 	WORD $0xaa0303e5 // mov x5, x3
 	WORD $0xa95723e3 // ldp x3, x8, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb08007f // cmp x3, x8
 	WORD $0x54fffaec // b.gt 0x4878 <k_attend_values+0xfac>
 	WORD $0x52800808 // mov w8, #0x40 // =64
@@ -4721,11 +4721,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb08013f // cmp x9, x8
 	WORD $0x54000142 // b.hs 0x498c <k_attend_values+0x10c0>
 	WORD $0xa95723f0 // ldp x16, x8, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb08021f // cmp x16, x8
 	WORD $0x5400008d // b.le 0x4984 <k_attend_values+0x10b8>
 	WORD $0x52801008 // mov w8, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x4988 <k_attend_values+0x10bc>
 	WORD $0x52800808 // mov w8, #0x40 // =64
 	WORD $0x8b080129 // add x9, x9, x8
@@ -4842,11 +4842,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb02013f // cmp x9, x2
 	WORD $0x54000142 // b.hs 0x4b70 <k_attend_values+0x12a4>
 	WORD $0xa9570be3 // ldp x3, x2, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb02007f // cmp x3, x2
 	WORD $0x5400008d // b.le 0x4b68 <k_attend_values+0x129c>
 	WORD $0x52801002 // mov w2, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x4b6c <k_attend_values+0x12a0>
 	WORD $0x52800802 // mov w2, #0x40 // =64
 	WORD $0x8b020129 // add x9, x9, x2
@@ -4892,11 +4892,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0b013f // cmp x9, x11
 	WORD $0x54000142 // b.hs 0x4c38 <k_attend_values+0x136c>
 	WORD $0xa9572fec // ldp x12, x11, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0b019f // cmp x12, x11
 	WORD $0x5400008d // b.le 0x4c30 <k_attend_values+0x1364>
 	WORD $0x5280100b // mov w11, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x4c34 <k_attend_values+0x1368>
 	WORD $0x5280080b // mov w11, #0x40 // =64
 	WORD $0x8b0b0129 // add x9, x9, x11
@@ -5197,11 +5197,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb1b013f // cmp x9, x27
 	WORD $0x54000142 // b.hs 0x50fc <k_attend_values+0x1830>
 	WORD $0xf940bffb // ldr x27, [sp, #0x178]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1b03bf // cmp x29, x27
 	WORD $0x5400008d // b.le 0x50f4 <k_attend_values+0x1828>
 	WORD $0x5280101b // mov w27, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x50f8 <k_attend_values+0x182c>
 	WORD $0x5280081b // mov w27, #0x40 // =64
 	WORD $0x8b1b0129 // add x9, x9, x27
@@ -5365,11 +5365,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0x54000142 // b.hs 0x539c <k_attend_values+0x1ad0>
 	WORD $0xa95737ef // ldp x15, x13, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0d01ff // cmp x15, x13
 	WORD $0x5400008d // b.le 0x5394 <k_attend_values+0x1ac8>
 	WORD $0x5280100d // mov w13, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x5398 <k_attend_values+0x1acc>
 	WORD $0x5280080d // mov w13, #0x40 // =64
 	WORD $0x8b0d0129 // add x9, x9, x13
@@ -5419,7 +5419,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910041ad // add x13, x13, #0x10
 	WORD $0x14000016 // b 0x54a4 <k_attend_values+0x1bd8>
 	WORD $0x52801006 // mov w6, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b060129 // add x9, x9, x6
 	WORD $0xad7fc5b0 // ldp q16, q17, [x13, #-0x10]
 	WORD $0xf1000694 // subs x20, x20, #0x1
@@ -5443,7 +5443,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb06013f // cmp x9, x6
 	WORD $0x54fffd82 // b.hs 0x545c <k_attend_values+0x1b90>
 	WORD $0xa9571be4 // ldp x4, x6, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb06009f // cmp x4, x6
 	WORD $0x54fffcac // b.gt 0x5450 <k_attend_values+0x1b84>
 	WORD $0x52800806 // mov w6, #0x40 // =64
@@ -5466,11 +5466,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb0d013f // cmp x9, x13
 	WORD $0x54000142 // b.hs 0x5530 <k_attend_values+0x1c64>
 	WORD $0xa95737ef // ldp x15, x13, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0d01ff // cmp x15, x13
 	WORD $0x5400008d // b.le 0x5528 <k_attend_values+0x1c5c>
 	WORD $0x5280100d // mov w13, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x552c <k_attend_values+0x1c60>
 	WORD $0x5280080d // mov w13, #0x40 // =64
 	WORD $0x8b0d0129 // add x9, x9, x13
@@ -5620,11 +5620,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54000142 // b.hs 0x5798 <k_attend_values+0x1ecc>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x5400008d // b.le 0x5790 <k_attend_values+0x1ec4>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x5794 <k_attend_values+0x1ec8>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
@@ -5673,7 +5673,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1909ce // add x14, x14, x25, lsl #2
 	WORD $0x14000012 // b 0x588c <k_attend_values+0x1fc0>
 	WORD $0x5280101e // mov w30, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b1e0129 // add x9, x9, x30
 	WORD $0xbc404624 // ldr s4, [x17], #0x4
 	WORD $0x3dc001c6 // ldr q6, [x14]
@@ -5693,7 +5693,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb1e013f // cmp x9, x30
 	WORD $0x54fffe02 // b.hs 0x5854 <k_attend_values+0x1f88>
 	WORD $0xa9577bef // ldp x15, x30, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1e01ff // cmp x15, x30
 	WORD $0x54fffd2c // b.gt 0x5848 <k_attend_values+0x1f7c>
 	WORD $0x5280081e // mov w30, #0x40 // =64
@@ -5718,11 +5718,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb10013f // cmp x9, x16
 	WORD $0x54000142 // b.hs 0x5920 <k_attend_values+0x2054>
 	WORD $0xa95743f1 // ldp x17, x16, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb10023f // cmp x17, x16
 	WORD $0x5400008d // b.le 0x5918 <k_attend_values+0x204c>
 	WORD $0x52801010 // mov w16, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x591c <k_attend_values+0x2050>
 	WORD $0x52800810 // mov w16, #0x40 // =64
 	WORD $0x8b100129 // add x9, x9, x16
@@ -5810,11 +5810,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb18013f // cmp x9, x24
 	WORD $0x54000142 // b.hs 0x5a90 <k_attend_values+0x21c4>
 	WORD $0xf940bff8 // ldr x24, [sp, #0x178]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb18033f // cmp x25, x24
 	WORD $0x5400008d // b.le 0x5a88 <k_attend_values+0x21bc>
 	WORD $0x52801018 // mov w24, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x5a8c <k_attend_values+0x21c0>
 	WORD $0x52800818 // mov w24, #0x40 // =64
 	WORD $0x8b180129 // add x9, x9, x24
@@ -5858,11 +5858,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb15013f // cmp x9, x21
 	WORD $0x54000162 // b.hs 0x5b54 <k_attend_values+0x2288>
 	WORD $0xa95753f5 // ldp x21, x20, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1402bf // cmp x21, x20
 	WORD $0x5400008d // b.le 0x5b48 <k_attend_values+0x227c>
 	WORD $0x52801014 // mov w20, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x5b4c <k_attend_values+0x2280>
 	WORD $0x52800814 // mov w20, #0x40 // =64
 	WORD $0x8b140129 // add x9, x9, x20
@@ -6048,11 +6048,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54000142 // b.hs 0x5e48 <k_attend_values+0x257c>
 	WORD $0xf940bff1 // ldr x17, [sp, #0x178]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x5400008d // b.le 0x5e40 <k_attend_values+0x2574>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x5e44 <k_attend_values+0x2578>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
@@ -6170,11 +6170,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54000142 // b.hs 0x6030 <k_attend_values+0x2764>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x5400008d // b.le 0x6028 <k_attend_values+0x275c>
 	WORD $0x5280101d // mov w29, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x602c <k_attend_values+0x2760>
 	WORD $0x5280081d // mov w29, #0x40 // =64
 	WORD $0x8b1d0129 // add x9, x9, x29
@@ -6215,7 +6215,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x9100823a // add x26, x17, #0x20
 	WORD $0x14000015 // b 0x6110 <k_attend_values+0x2844>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0xad7f4750 // ldp q16, q17, [x26, #-0x20]
 	WORD $0xf10007de // subs x30, x30, #0x1
@@ -6238,7 +6238,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54fffda2 // b.hs 0x60cc <k_attend_values+0x2800>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x54fffccc // b.gt 0x60c0 <k_attend_values+0x27f4>
 	WORD $0x52800811 // mov w17, #0x40 // =64
@@ -6259,11 +6259,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54000142 // b.hs 0x6194 <k_attend_values+0x28c8>
 	WORD $0xa95747fb // ldp x27, x17, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb11037f // cmp x27, x17
 	WORD $0x5400008d // b.le 0x618c <k_attend_values+0x28c0>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x6190 <k_attend_values+0x28c4>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
@@ -6368,11 +6368,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54000142 // b.hs 0x6348 <k_attend_values+0x2a7c>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x5400008d // b.le 0x6340 <k_attend_values+0x2a74>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x6344 <k_attend_values+0x2a78>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
@@ -6405,7 +6405,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b190a3a // add x26, x17, x25, lsl #2
 	WORD $0x1400000e // b 0x63ec <k_attend_values+0x2b20>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0xbc4047a2 // ldr s2, [x29], #0x4
 	WORD $0x3dc00343 // ldr q3, [x26]
@@ -6421,7 +6421,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54fffe82 // b.hs 0x63c4 <k_attend_values+0x2af8>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x54fffdac // b.gt 0x63b8 <k_attend_values+0x2aec>
 	WORD $0x52800811 // mov w17, #0x40 // =64
@@ -6441,11 +6441,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54000142 // b.hs 0x646c <k_attend_values+0x2ba0>
 	WORD $0xa95747ef // ldp x15, x17, [sp, #0x170]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x5400008d // b.le 0x6464 <k_attend_values+0x2b98>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x6468 <k_attend_values+0x2b9c>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
@@ -6503,11 +6503,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb11013f // cmp x9, x17
 	WORD $0x54000142 // b.hs 0x6564 <k_attend_values+0x2c98>
 	WORD $0xf940bff1 // ldr x17, [sp, #0x178]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1101ff // cmp x15, x17
 	WORD $0x5400008d // b.le 0x655c <k_attend_values+0x2c90>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x6560 <k_attend_values+0x2c94>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x8b110129 // add x9, x9, x17
@@ -6542,11 +6542,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb04013f // cmp x9, x4
 	WORD $0x54000142 // b.hs 0x6600 <k_attend_values+0x2d34>
 	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0401ff // cmp x15, x4
 	WORD $0x5400008d // b.le 0x65f8 <k_attend_values+0x2d2c>
 	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x65fc <k_attend_values+0x2d30>
 	WORD $0x52800804 // mov w4, #0x40 // =64
 	WORD $0x8b040129 // add x9, x9, x4
@@ -6651,11 +6651,11 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb10013f // cmp x9, x16
 	WORD $0x54000142 // b.hs 0x67b4 <k_attend_values+0x2ee8>
 	WORD $0xf940bff0 // ldr x16, [sp, #0x178]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb1001ff // cmp x15, x16
 	WORD $0x5400008d // b.le 0x67ac <k_attend_values+0x2ee0>
 	WORD $0x52801010 // mov w16, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x67b0 <k_attend_values+0x2ee4>
 	WORD $0x52800810 // mov w16, #0x40 // =64
 	WORD $0x8b100129 // add x9, x9, x16
@@ -6722,7 +6722,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b000021 // add x1, x1, x0
 	WORD $0x1400000e // b 0x68e0 <k_attend_values+0x3014>
 	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0xad7f1424 // ldp q4, q5, [x1, #-0x20]
 	WORD $0xf1000463 // subs x3, x3, #0x1
@@ -6738,7 +6738,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb04013f // cmp x9, x4
 	WORD $0x54fffe82 // b.hs 0x68b8 <k_attend_values+0x2fec>
 	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0401ff // cmp x15, x4
 	WORD $0x54fffdac // b.gt 0x68ac <k_attend_values+0x2fe0>
 	WORD $0x52800804 // mov w4, #0x40 // =64
@@ -6788,7 +6788,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0e0021 // add x1, x1, x14
 	WORD $0x1400000a // b 0x69d8 <k_attend_values+0x310c>
 	WORD $0x52801004 // mov w4, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b040129 // add x9, x9, x4
 	WORD $0x3dc00021 // ldr q1, [x1]
 	WORD $0xbc404442 // ldr s2, [x2], #0x4
@@ -6800,7 +6800,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xeb04013f // cmp x9, x4
 	WORD $0x54ffff02 // b.hs 0x69c0 <k_attend_values+0x30f4>
 	WORD $0xf940bfe4 // ldr x4, [sp, #0x178]
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0xeb0401ff // cmp x15, x4
 	WORD $0x54fffe2c // b.gt 0x69b4 <k_attend_values+0x30e8>
 	WORD $0x52800804 // mov w4, #0x40 // =64
@@ -7014,10 +7014,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540026e0 // b.eq 0x7208 <k_attend_values_f16+0x774>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54000102 // b.hs 0x6d54 <k_attend_values_f16+0x2c0>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x3400008b // cbz w11, 0x6d4c <k_attend_values_f16+0x2b8>
 	WORD $0x5280100c // mov w12, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x6d50 <k_attend_values_f16+0x2bc>
 	WORD $0x5280080c // mov w12, #0x40 // =64
 	WORD $0x8b0c0129 // add x9, x9, x12
@@ -7151,7 +7151,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b1e018c // add x12, x12, x30
 	WORD $0x14000023 // b 0x6fe0 <k_attend_values_f16+0x54c>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x6d7fe598 // ldp d24, d25, [x12, #-0x8]
 	WORD $0x8b170a0f // add x15, x16, x23, lsl #2
@@ -7186,7 +7186,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff600 // b.eq 0x6e9c <k_attend_values_f16+0x408>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc02 // b.hs 0x6f64 <k_attend_values_f16+0x4d0>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffb6b // cbnz w11, 0x6f58 <k_attend_values_f16+0x4c4>
 	WORD $0x5280080f // mov w15, #0x40 // =64
 	WORD $0x17ffffdb // b 0x6f60 <k_attend_values_f16+0x4cc>
@@ -7280,7 +7280,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b18018c // add x12, x12, x24
 	WORD $0x1400001f // b 0x71d4 <k_attend_values_f16+0x740>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0xfd400190 // ldr d16, [x12]
 	WORD $0x8b0d09cf // add x15, x14, x13, lsl #2
@@ -7311,7 +7311,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff880 // b.eq 0x70e0 <k_attend_values_f16+0x64c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc82 // b.hs 0x7168 <k_attend_values_f16+0x6d4>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffbeb // cbnz w11, 0x715c <k_attend_values_f16+0x6c8>
 	WORD $0x5280080f // mov w15, #0x40 // =64
 	WORD $0x17ffffdf // b 0x7164 <k_attend_values_f16+0x6d0>
@@ -7546,10 +7546,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54002120 // b.eq 0x79a0 <k_attend_values_f16+0xf0c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54000102 // b.hs 0x75a4 <k_attend_values_f16+0xb10>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x3400008b // cbz w11, 0x759c <k_attend_values_f16+0xb08>
 	WORD $0x5280100c // mov w12, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x75a0 <k_attend_values_f16+0xb0c>
 	WORD $0x5280080c // mov w12, #0x40 // =64
 	WORD $0x8b0c0129 // add x9, x9, x12
@@ -7678,7 +7678,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1303fe // mov x30, x19
 	WORD $0x14000016 // b 0x77e8 <k_attend_values_f16+0xd54>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x6d7fc590 // ldp d16, d17, [x12, #-0x8]
 	WORD $0xf10007de // subs x30, x30, #0x1
@@ -7700,7 +7700,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff940 // b.eq 0x770c <k_attend_values_f16+0xc78>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffda2 // b.hs 0x77a0 <k_attend_values_f16+0xd0c>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffd0b // cbnz w11, 0x7794 <k_attend_values_f16+0xd00>
 	WORD $0x5280080f // mov w15, #0x40 // =64
 	WORD $0x17ffffe8 // b 0x779c <k_attend_values_f16+0xd08>
@@ -7784,7 +7784,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0503fd // mov x29, x5
 	WORD $0x14000011 // b 0x797c <k_attend_values_f16+0xee8>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0xfd4002e4 // ldr d4, [x23]
 	WORD $0xbc404725 // ldr s5, [x25], #0x4
@@ -7801,7 +7801,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffb00 // b.eq 0x78d8 <k_attend_values_f16+0xe44>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe42 // b.hs 0x7948 <k_attend_values_f16+0xeb4>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffdab // cbnz w11, 0x793c <k_attend_values_f16+0xea8>
 	WORD $0x5280080f // mov w15, #0x40 // =64
 	WORD $0x17ffffed // b 0x7944 <k_attend_values_f16+0xeb0>
@@ -7946,10 +7946,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54001ba0 // b.eq 0x7f30 <k_attend_values_f16+0x149c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54000102 // b.hs 0x7be4 <k_attend_values_f16+0x1150>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x3400008b // cbz w11, 0x7bdc <k_attend_values_f16+0x1148>
 	WORD $0x5280100c // mov w12, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x7be0 <k_attend_values_f16+0x114c>
 	WORD $0x5280080c // mov w12, #0x40 // =64
 	WORD $0x8b0c0129 // add x9, x9, x12
@@ -8061,7 +8061,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0603f8 // mov x24, x6
 	WORD $0x14000017 // b 0x7de8 <k_attend_values_f16+0x1354>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0x6d7f4590 // ldp d16, d17, [x12, #-0x10]
 	WORD $0xf1000718 // subs x24, x24, #0x1
@@ -8084,7 +8084,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff9c0 // b.eq 0x7d1c <k_attend_values_f16+0x1288>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffd82 // b.hs 0x7d9c <k_attend_values_f16+0x1308>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffceb // cbnz w11, 0x7d90 <k_attend_values_f16+0x12fc>
 	WORD $0x5280080f // mov w15, #0x40 // =64
 	WORD $0x17ffffe7 // b 0x7d98 <k_attend_values_f16+0x1304>
@@ -8146,7 +8146,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b0201f4 // add x20, x15, x2
 	WORD $0x1400000d // b 0x7f14 <k_attend_values_f16+0x1480>
 	WORD $0x5280100f // mov w15, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b0f0129 // add x9, x9, x15
 	WORD $0xfd400282 // ldr d2, [x20]
 	WORD $0xbc4046c3 // ldr s3, [x22], #0x4
@@ -8159,7 +8159,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffc40 // b.eq 0x7e98 <k_attend_values_f16+0x1404>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffec2 // b.hs 0x7ef0 <k_attend_values_f16+0x145c>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffe2b // cbnz w11, 0x7ee4 <k_attend_values_f16+0x1450>
 	WORD $0x5280080f // mov w15, #0x40 // =64
 	WORD $0x17fffff1 // b 0x7eec <k_attend_values_f16+0x1458>
@@ -8242,10 +8242,10 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54001780 // b.eq 0x834c <k_attend_values_f16+0x18b8>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54000102 // b.hs 0x8084 <k_attend_values_f16+0x15f0>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x3400008b // cbz w11, 0x807c <k_attend_values_f16+0x15e8>
 	WORD $0x52801015 // mov w21, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x14000002 // b 0x8080 <k_attend_values_f16+0x15ec>
 	WORD $0x52800815 // mov w21, #0x40 // =64
 	WORD $0x8b150129 // add x9, x9, x21
@@ -8333,7 +8333,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b040005 // add x5, x0, x4
 	WORD $0x14000012 // b 0x8214 <k_attend_values_f16+0x1780>
 	WORD $0x52801013 // mov w19, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b130129 // add x9, x9, x19
 	WORD $0x6d7f14a4 // ldp d4, d5, [x5, #-0x10]
 	WORD $0xf10004e7 // subs x7, x7, #0x1
@@ -8351,7 +8351,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffb80 // b.eq 0x8180 <k_attend_values_f16+0x16ec>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe22 // b.hs 0x81dc <k_attend_values_f16+0x1748>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffd8b // cbnz w11, 0x81d0 <k_attend_values_f16+0x173c>
 	WORD $0x52800813 // mov w19, #0x40 // =64
 	WORD $0x17ffffec // b 0x81d8 <k_attend_values_f16+0x1744>
@@ -8407,8 +8407,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffd40 // b.eq 0x8298 <k_attend_values_f16+0x1804>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54ffff02 // b.hs 0x82d8 <k_attend_values_f16+0x1844>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17fffff4 // b 0x82d8 <k_attend_values_f16+0x1844>
 	WORD $0x8b1100a5 // add x5, x5, x17
@@ -8424,7 +8424,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffb20 // b.eq 0x8298 <k_attend_values_f16+0x1804>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54ffff02 // b.hs 0x831c <k_attend_values_f16+0x1888>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17fffff5 // b 0x831c <k_attend_values_f16+0x1888>
 	WORD $0xf94013c9 // ldr x9, [x30, #0x20]
@@ -8647,7 +8647,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0103fa // mov x26, x1
 	WORD $0x14000025 // b 0x8740 <k_attend_values_q8+0x35c>
 	WORD $0x5280101b // mov w27, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b1b0129 // add x9, x9, x27
 	WORD $0xbc6d6b11 // ldr s17, [x24, x13]
 	WORD $0x7d4002f2 // ldr h18, [x23]
@@ -8684,7 +8684,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff840 // b.eq 0x8644 <k_attend_values_q8+0x260>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffbc2 // b.hs 0x86bc <k_attend_values_q8+0x2d8>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffb2b // cbnz w11, 0x86b0 <k_attend_values_q8+0x2cc>
 	WORD $0x5280081b // mov w27, #0x40 // =64
 	WORD $0x17ffffd9 // b 0x86b8 <k_attend_values_q8+0x2d4>
@@ -8804,7 +8804,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e401 // movi v1.2d, #0000000000000000
 	WORD $0x1400002c // b 0x89d0 <k_attend_values_q8+0x5ec>
 	WORD $0x52801002 // mov w2, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b020129 // add x9, x9, x2
 	WORD $0x2d7fe9d9 // ldp s25, s26, [x14, #-0x4]
 	WORD $0x8b1509e2 // add x2, x15, x21, lsl #2
@@ -8848,7 +8848,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff4a0 // b.eq 0x8860 <k_attend_values_q8+0x47c>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffae2 // b.hs 0x8930 <k_attend_values_q8+0x54c>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffa4b // cbnz w11, 0x8924 <k_attend_values_q8+0x540>
 	WORD $0x52800802 // mov w2, #0x40 // =64
 	WORD $0x17ffffd2 // b 0x892c <k_attend_values_q8+0x548>
@@ -8988,7 +8988,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa1003f3 // mov x19, x16
 	WORD $0x1400001f // b 0x8c7c <k_attend_values_q8+0x898>
 	WORD $0x52801011 // mov w17, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b110129 // add x9, x9, x17
 	WORD $0x2d7fc410 // ldp s16, s17, [x0, #-0x4]
 	WORD $0xf1000673 // subs x19, x19, #0x1
@@ -9019,7 +9019,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff7e0 // b.eq 0x8b74 <k_attend_values_q8+0x790>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc82 // b.hs 0x8c10 <k_attend_values_q8+0x82c>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffbeb // cbnz w11, 0x8c04 <k_attend_values_q8+0x820>
 	WORD $0x52800811 // mov w17, #0x40 // =64
 	WORD $0x17ffffdf // b 0x8c0c <k_attend_values_q8+0x828>
@@ -9112,7 +9112,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0003fd // mov x29, x0
 	WORD $0x14000017 // b 0x8e4c <k_attend_values_q8+0xa68>
 	WORD $0x5280101e // mov w30, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b1e0129 // add x9, x9, x30
 	WORD $0xbc626ae4 // ldr s4, [x23, x2]
 	WORD $0x7d400205 // ldr h5, [x16]
@@ -9135,7 +9135,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffa20 // b.eq 0x8d8c <k_attend_values_q8+0x9a8>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffd82 // b.hs 0x8e00 <k_attend_values_q8+0xa1c>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffceb // cbnz w11, 0x8df4 <k_attend_values_q8+0xa10>
 	WORD $0x5280081e // mov w30, #0x40 // =64
 	WORD $0x17ffffe7 // b 0x8dfc <k_attend_values_q8+0xa18>
@@ -9249,7 +9249,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xaa0603f8 // mov x24, x6
 	WORD $0x14000026 // b 0x90ac <k_attend_values_q8+0xcc8>
 	WORD $0x52801019 // mov w25, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b190129 // add x9, x9, x25
 	WORD $0x2d7f4410 // ldp s16, s17, [x0, #-0x8]
 	WORD $0xf1000718 // subs x24, x24, #0x1
@@ -9287,7 +9287,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff7a0 // b.eq 0x8f9c <k_attend_values_q8+0xbb8>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffba2 // b.hs 0x9024 <k_attend_values_q8+0xc40>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffb0b // cbnz w11, 0x9018 <k_attend_values_q8+0xc34>
 	WORD $0x52800819 // mov w25, #0x40 // =64
 	WORD $0x17ffffd8 // b 0x9020 <k_attend_values_q8+0xc3c>
@@ -9355,7 +9355,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b100273 // add x19, x19, x16
 	WORD $0x14000013 // b 0x9208 <k_attend_values_q8+0xe24>
 	WORD $0x52801018 // mov w24, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b180129 // add x9, x9, x24
 	WORD $0xbc766a62 // ldr s2, [x19, x22]
 	WORD $0x7d4000e3 // ldr h3, [x7]
@@ -9374,7 +9374,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffb80 // b.eq 0x9174 <k_attend_values_q8+0xd90>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe02 // b.hs 0x91cc <k_attend_values_q8+0xde8>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffd6b // cbnz w11, 0x91c0 <k_attend_values_q8+0xddc>
 	WORD $0x52800818 // mov w24, #0x40 // =64
 	WORD $0x17ffffeb // b 0x91c8 <k_attend_values_q8+0xde4>
@@ -9437,7 +9437,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b110000 // add x0, x0, x17
 	WORD $0x14000021 // b 0x9388 <k_attend_values_q8+0xfa4>
 	WORD $0x52801013 // mov w19, #0x80 // =128
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x8b130129 // add x9, x9, x19
 	WORD $0x2d7f1404 // ldp s4, s5, [x0, #-0x8]
 	WORD $0xf10004e7 // subs x7, x7, #0x1
@@ -9470,7 +9470,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff960 // b.eq 0x92b0 <k_attend_values_q8+0xecc>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffc42 // b.hs 0x9314 <k_attend_values_q8+0xf30>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x35fffbab // cbnz w11, 0x9308 <k_attend_values_q8+0xf24>
 	WORD $0x52800813 // mov w19, #0x40 // =64
 	WORD $0x17ffffdd // b 0x9310 <k_attend_values_q8+0xf2c>
@@ -9540,8 +9540,8 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fffc40 // b.eq 0x9424 <k_attend_values_q8+0x1040>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe42 // b.hs 0x946c <k_attend_values_q8+0x1088>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
-	WORD $0xf9802120 // prfm pldl1keep, [x9, #0x40]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
+	WORD $0xf9802122 // prfm pldl2keep, [x9, #0x40]
 	WORD $0x91020129 // add x9, x9, #0x80
 	WORD $0x17ffffee // b 0x946c <k_attend_values_q8+0x1088>
 	WORD $0xbc6c68a1 // ldr s1, [x5, x12]
@@ -9559,7 +9559,7 @@ TEXT ·attendNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x54fff9e0 // b.eq 0x9424 <k_attend_values_q8+0x1040>
 	WORD $0xeb0a013f // cmp x9, x10
 	WORD $0x54fffe42 // b.hs 0x94b8 <k_attend_values_q8+0x10d4>
-	WORD $0xf9800120 // prfm pldl1keep, [x9]
+	WORD $0xf9800122 // prfm pldl2keep, [x9]
 	WORD $0x91010129 // add x9, x9, #0x40
 	WORD $0x17ffffef // b 0x94b8 <k_attend_values_q8+0x10d4>
 

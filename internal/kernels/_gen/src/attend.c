@@ -41,8 +41,8 @@ INLINE struct pace paced(struct ahead a, long steps)
 INLINE void fetch(struct pace* a)
 {
   if (a->at >= a->end) return;
-  __builtin_prefetch(a->at, 0, 3);
-  if (a->two) __builtin_prefetch(a->at + 64, 0, 3);
+  __builtin_prefetch(a->at, 0, 2);
+  if (a->two) __builtin_prefetch(a->at + 64, 0, 2);
   a->at += a->two ? 128 : 64;
 }
 
