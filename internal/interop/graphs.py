@@ -30,6 +30,8 @@ QUANTIZED = [
     ("magika", "dynamic-int8", 25, {"DynamicQuantizeMatMul": 2}),
     ("magika", "int4-32", 35, {"MatMulNBits": 2}),
 ]
+# Networks with half of the multiplications, whose other channels pare took out, and the same bound.
+PRUNED = [("mnist", 80), ("yunet", 80)]
 # What ONNX Runtime's tools write, and the same bound.
 THEIRS = [
     ("mnist", "qoperator", 60), ("mnist", "qoperator-s8", 60), ("mnist", "dynamic", 60),
@@ -84,6 +86,11 @@ class Work:
         quiet(self.pare, "quantize", GRAPHS / MODELS[kind], "--type", how, "-o", model, *learn)
         return model
 
+    def prune(self, kind):
+        model = self.folder / f"{kind}-pruned.onnx"
+        quiet(self.pare, "prune", GRAPHS / MODELS[kind], "--structure", "channels", "--flops", "50%", "-o", model, *given("--calibration", kind, self.folder))
+        return model
+
     def build(self, target, kind):
         """A package as users get it: none where the target does not run all of the graph."""
         folder = self.folder / "packages" / kind
@@ -135,6 +142,10 @@ def prove(cache, pare):
     jobs = [w.ours(kind, w.quantize(kind, how)) | {"counts": counts} for kind, how, _, counts in QUANTIZED]
     w.jobs("run", jobs)
     w.compare(jobs, [least for _, _, least, _ in QUANTIZED])
+    step("pare takes channels out, ONNX Runtime runs")
+    jobs = [w.ours(kind, w.prune(kind)) for kind, _ in PRUNED]
+    w.jobs("run", jobs)
+    w.compare(jobs, [least for _, least in PRUNED])
     step("layer by layer")
     for j in jobs:
         if j["model"].stem in LAYERS:
