@@ -124,8 +124,7 @@ func (p *pruning) fit(ctx context.Context, l *layer, keep []int, values func(i i
 	outs := len(keep) / l.groups
 	biased := l.n.Op != "MatMul"
 	if f := l.n.Float("alpha", 1); f != 1 || l.n.Float("beta", 1) != 1 {
-		biased = false // factors are moved into the constants where that is possible
-		return nil, nil
+		return p.unfitted(l, "it has factors of its own") // Simplify moves them into the weights where that is possible
 	}
 	ones := 0
 	if biased {
@@ -133,7 +132,7 @@ func (p *pruning) fit(ctx context.Context, l *layer, keep []int, values func(i i
 	}
 	width := cols + ones + outs
 	if width > fitCols {
-		return nil, nil
+		return p.unfitted(l, "it reads too much")
 	}
 	all := make([]sums, l.groups)
 	for g := range all {
@@ -146,11 +145,11 @@ func (p *pruning) fit(ctx context.Context, l *layer, keep []int, values func(i i
 	for i := range p.samples {
 		x, y := values(i)
 		if x == nil || y == nil {
-			return nil, nil
+			return p.unfitted(l, "what it reads is not known")
 		}
 		at, ok := l.open(x, y)
 		if !ok {
-			return nil, nil
+			return p.unfitted(l, "it reads its input in an unusual way")
 		}
 		n := min(each, at.positions)
 		err := par.Range(ctx, p.threads, l.groups, 1, func(_, from, to int) error {
@@ -179,6 +178,12 @@ func (p *pruning) fit(ctx context.Context, l *layer, keep []int, values func(i i
 		}
 	}
 	return p.solveAll(ctx, l, all, cols, ones, outs)
+}
+
+// unfitted says that a layer keeps the weights that stay.
+func (p *pruning) unfitted(l *layer, why string) (*Fit, error) {
+	p.sink.Note(l.n.Label(), "not fitted: "+why)
+	return nil, nil
 }
 
 // inner are the threads within a group of a layer.
