@@ -107,9 +107,10 @@ interop: build
 interop-torch: build
 	python3 internal/interop/interop.py torch $(CACHE)/interop ./bin/pare
 
-# What 8 bits leave of networks, beside ONNX Runtime's quantizer and NNCF: 150 MB to fetch, then about two minutes.
+# What 8 bits leave of networks, beside ONNX Runtime's quantizer and NNCF: 150 MB to fetch, then about two minutes. BANKING77 names the
+# CSV of that data set's training split (PolyAI, task-specific-datasets, banking_data/train.csv); with it, of a sentence encoder as well.
 interop-quality: build
-	python3 internal/interop/interop.py quality $(CACHE)/interop ./bin/pare
+	python3 internal/interop/interop.py quality $(CACHE)/interop ./bin/pare $(BANKING77)
 
 fuzz:
 	@for pkg in $$(git grep -l 'func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \

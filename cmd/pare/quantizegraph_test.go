@@ -86,7 +86,7 @@ func TestGraphPackage(t *testing.T) {
 	for line, want := range map[string]string{
 		"quantize " + pkg + " --type int8 -o x.onnx":         "name the model in it: made/x86-64-v4/model.onnx",
 		"build " + pkg + " -o y":                             "name the model in it: made/x86-64-v4/model.onnx",
-		"explain silero/silero_vad_16k_op15.onnx " + pkg:     "explain is for language models",
+		"explain silero/silero_vad_16k_op15.onnx " + pkg:     "nothing to compare on",
 		"build silero/silero_vad_16k_op15.onnx -o z":         "needs samples",
 		"build mnist/mnist-8.onnx --chunks 4 -o z":           "it is for language models",
 		"build mnist/mnist-8.onnx --container gguf -o z":     "container out",

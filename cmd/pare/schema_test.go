@@ -27,7 +27,8 @@ var contracts = map[string]struct {
 	"inspect": {inspection{}, "schema format architecture parameters bytes tokenizer.model tokenizer.vocab tensors.name tensors.role tensors.block tensors.shape tensors.type tensors.bytes tensors.bits_per_weight metadata problems"},
 	"verify": {verify.Result{}, "schema protocol.text_sha256 protocol.context protocol.chunks protocol.tokens_scored perplexity.original perplexity.package perplexity.log_ratio perplexity.log_ratio_se " +
 		"kl.mean kl.se kl.upper95 kl.median kl.p90 kl.p99 kl.max top1.agreement top1.lower95 bytes.original bytes.package gate.verdict gate.checks.name gate.checks.limit gate.checks.value gate.checks.bound gate.checks.verdict"},
-	"explain": {verify.Explanation{}, "schema kl losses.tensor losses.kl losses.share losses.price_bytes"},
+	"explain-graph": {graphExplanation{}, "schema original package samples sqnr_db losses.layers losses.value losses.here_db losses.with_db losses.gain_db losses.keep losses.price_bytes untried"},
+	"explain":       {verify.Explanation{}, "schema kl losses.tensor losses.kl losses.share losses.price_bytes"},
 	"bench": {bench.Result{}, "schema machine.cpu machine.isa machine.threads machine.read_gb_s models.path models.load_s models.prefill_tok_s.median models.prefill_tok_s.p10 models.prefill_tok_s.p90 " +
 		"models.decode_tok_s.median models.ttft_s models.token_s.p50 models.token_s.p90 models.token_s.p99 models.peak_rss_bytes ratio.prefill ratio.decode ratio.load ratio.rss"},
 	"bench-graphs": {bench.Graphs{}, "schema machine.cpu machine.isa machine.threads inputs rounds models.path models.bytes models.load_s models.latency_s.p50 models.latency_s.p90 models.latency_s.p99 " +

@@ -1,10 +1,13 @@
 """What the interop scripts share: running programs, and checks of which a failed one decides the exit code."""
 import array
+import atexit
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -20,12 +23,17 @@ SCRIPTS = (
     "e\u0301 a\u0308 \u00a0 \u200d \ufeff 👩‍👩‍👧‍👦 🇩🇪 ½ ² Ⅷ ١٢٣ x_y-z/(a+b)*{c}[d] <|endoftext|> <s> \\n 0000000 100,000.00 don't DON'T\n"
 )
 
+# Programs run in a folder that goes away: some of the tools leave files of data where they run.
+SCRATCH = tempfile.mkdtemp(prefix="interop-")
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
+
 failures = []
 started = time.monotonic()
 
 
 def run(*cmd, **kw):
     """Run a command and return what it printed; its own message ends the program when it fails."""
+    kw.setdefault("cwd", SCRATCH)
     p = subprocess.run([str(c) for c in cmd], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8", **kw)
     if p.returncode:
         sys.exit(f"interop: {' '.join(str(c)[:200] for c in cmd)}\nexit code {p.returncode}\n{p.stdout[-4000:]}{p.stderr[-4000:]}")

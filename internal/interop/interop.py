@@ -9,7 +9,8 @@
     interop.py graphs  CACHE PARE         quantized ONNX graphs in ONNX Runtime, also on an emulated processor without AVX-512; graphs that
                                           its tools quantize, in pare
     interop.py npu     CACHE PARE         packages for neural processors, compiled and executed by the programs of Qualcomm and Intel
-    interop.py quality CACHE PARE         what 8 bits leave of networks, beside ONNX Runtime's quantizer and NNCF
+    interop.py quality CACHE PARE [CSV]   what 8 bits leave of networks, beside ONNX Runtime's quantizer and NNCF; with the CSV of
+                                          BANKING77's training split (text, category), of a sentence encoder, too
     interop.py torch   CACHE PARE         GPU folders in transformers with compressed-tensors, on the CPU (a large install)
     interop.py setup   CACHE              install what gguf, graphs and npu need, and stop
 
@@ -23,7 +24,7 @@ import sys
 import install
 
 if __name__ == "__main__":
-    verbs = {"gguf": (2, 3), "encoders": (2, 2), "graphs": (2, 2), "npu": (2, 2), "quality": (2, 2), "torch": (2, 2), "setup": (1, 1)}
+    verbs = {"gguf": (2, 3), "encoders": (2, 2), "graphs": (2, 2), "npu": (2, 2), "quality": (2, 3), "torch": (2, 2), "setup": (1, 1)}
     verb = sys.argv[1] if len(sys.argv) > 1 else ""
     if verb not in verbs or not verbs[verb][0] <= len(sys.argv) - 2 <= verbs[verb][1]:
         sys.exit(__doc__)
