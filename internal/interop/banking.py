@@ -28,7 +28,8 @@ def in_runtime(model, tokens):
     for ids in tokens:
         a = np.array([ids], np.int64)
         feeds = {"input_ids": a, "attention_mask": np.ones_like(a), "token_type_ids": np.zeros_like(a)}
-        rows.append(s.run(None, {n: feeds[n] for n in names})[0].reshape(-1))
+        y = s.run(None, {n: feeds[n] for n in names})[0]
+        rows.append(y.reshape(-1, y.shape[-1]).mean(0))  # of the tokens; one row where the graph takes their mean itself
     return unit(np.stack(rows))
 
 
@@ -37,7 +38,7 @@ def main(pare, encoder, table, work):
         rows = [(" ".join(r["text"].split()), r["category"]) for r in csv.DictReader(f)]
     texts, labels = [r[0] for r in rows], np.array([r[1] for r in rows])
     told = subprocess.run([pare, "run", encoder, "-p", "-", "--output", "json", "-q"], input="\n".join(texts), capture_output=True, text=True, check=True)
-    made = json.loads(told.stdout)["embeddings"]
+    made = json.loads(told.stdout)["texts"]
     assert len(made) == len(texts), (len(made), len(texts))
     float_, tokens = unit(np.array([e["embedding"] for e in made], np.float32)), [e["tokens"] for e in made]
     learn = work / "questions.txt"
