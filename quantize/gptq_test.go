@@ -29,6 +29,8 @@ var errPower = errors.New("the power went out")
 func (n *noise) Start(context.Context, *ir.Model, [][]int32) (ir.Walk, error) { return n, nil }
 func (n *noise) Block() int                                                   { return n.block }
 func (n *noise) Close() error                                                 { return nil }
+func (n *noise) Mark(context.Context) error                                   { return nil }
+func (n *noise) Back(context.Context) error                                   { return nil }
 func (n *noise) Next(context.Context) error {
 	if n.block++; n.block == n.end {
 		return errPower

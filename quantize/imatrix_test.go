@@ -183,10 +183,13 @@ func (f *fakeRun) rows(v float32, fn func([]float32, int, int) error) error {
 func (f *fakeRun) Inputs(_ context.Context, _ ir.Stage, fn func([]float32, int, int) error) error {
 	return f.rows(2, fn)
 }
+
 func (f *fakeRun) Hidden(_ context.Context, fn func([]float32, int, int) error) error {
 	return f.rows(1, fn)
 }
 func (f *fakeRun) Next(context.Context) error { f.block++; return nil }
+func (f *fakeRun) Mark(context.Context) error { return nil }
+func (f *fakeRun) Back(context.Context) error { return nil }
 func (f *fakeRun) Block() int                 { return f.block }
 func (f *fakeRun) Close() error               { return nil }
 func (f *fakeRun) Head(_ context.Context, fn func([]float32, int, int) error) error {
