@@ -147,7 +147,7 @@ func (n *Net[T]) Score(ctx context.Context, l Loss, text Text, x, dx kernels.Den
 	norm, dnorm, r := need(&b.norm, headBand*h), need(&b.dnorm, headBand*h), need(&b.r, headBand)
 	logits := need(&b.logits, headBand*vocab)
 	divs, ces := need(&b.divs, headBand), need(&b.ces, headBand)
-	scratch := need(&b.scratch, n.threads)
+	scratch := need(&b.scratch, n.workers)
 	head := linear[T]{w: n.head}
 	var thead linear[T]
 	var others, tnorm, tr []T

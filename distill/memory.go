@@ -24,8 +24,12 @@ type Subject struct {
 	LowRank          *LowRank                // nil for none
 }
 
-// Footprint adds up what a training takes on some cores, for sequences up to a length.
-func (s Subject) Footprint(threads, length int) (f Footprint) {
+// scratchWorkers is the most cores that work where each needs scratch of its own. What a training takes then
+// does not depend on the cores there are, nor does what Fit makes of it, on which bits depend.
+const scratchWorkers = 16
+
+// Footprint adds up what a training takes, for sequences up to a length.
+func (s Subject) Footprint(length int) (f Footprint) {
 	f.Weights = holds(s.Student, s.Learns)
 	for _, t := range s.Student.Tensors() {
 		if t.Role == ir.RoleUnknown {
@@ -59,8 +63,8 @@ func (s Subject) Footprint(threads, length int) (f Footprint) {
 		f.Token += 4 * (3*int64(t.Decoder.Hidden) + blockFloats(t.Decoder))
 		sides = 2
 	}
-	// logits of a band, the states behind them, and scratch of every core for these and for attention
-	f.Weights += 4 * (headBand*sides*int64(d.Vocab+2*d.Hidden) + int64(threads)*(3*int64(d.Vocab)+2*attentionBand*int64(length)))
+	// logits of a band, the states behind them, and scratch for these and for attention
+	f.Weights += 4 * (headBand*sides*int64(d.Vocab+2*d.Hidden) + scratchWorkers*(3*int64(d.Vocab)+2*attentionBand*int64(length)))
 	return f
 }
 

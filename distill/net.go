@@ -15,6 +15,7 @@ type Net[T number] struct {
 	d       *ir.Decoder
 	k       *kernels.Set
 	threads int
+	workers int         // threads where each needs scratch
 	params  []*Param[T] // every tensor once, in catalogue order
 	byName  map[string]*Param[T]
 
@@ -71,7 +72,8 @@ func Load[T number](ctx context.Context, m *ir.Model, k *kernels.Set, threads, p
 		d: d, k: k, threads: par.Threads(threads), byName: map[string]*Param[T]{},
 		angles: newAngles[T](d, positions), positions: positions,
 	}
-	n.scratch = make([]headScratch[T], n.threads)
+	n.workers = min(n.threads, scratchWorkers)
+	n.scratch = make([]headScratch[T], n.workers)
 	var err error
 	get := func(r ir.Role, at int) *Param[T] {
 		t := m.Role(r, at)
@@ -325,12 +327,12 @@ func byHead[T number](x []T, cols, dim, lo, hi int) kernels.Dense[T] {
 	return kernels.View(x[lo*cols:hi*cols], (hi-lo)*cols/dim, dim)
 }
 
-// attend calls fn for every sequence and key head, on all cores: at cuts the rows of the sequence and the
+// attend calls fn for every sequence and key head, on several cores: at cuts the rows of the sequence and the
 // columns of the head, or of the group of query heads that share it, out of a matrix.
 func (n *Net[T]) attend(ctx context.Context, tokens, length, window int, fn func(h *heads[T], s *headScratch[T], at func(x kernels.Dense[T], group int) kernels.Dense[T])) error {
 	d := n.d
 	group := d.Heads / d.KVHeads
-	return par.Range(ctx, n.threads, tokens/length*d.KVHeads, 1, func(worker, i, _ int) error {
+	return par.Range(ctx, n.workers, tokens/length*d.KVHeads, 1, func(worker, i, _ int) error {
 		seq, head := i/d.KVHeads, i%d.KVHeads
 		h := &heads[T]{k: n.k, group: group, dim: d.HeadDim, window: window}
 		fn(h, &n.scratch[worker], func(x kernels.Dense[T], group int) kernels.Dense[T] {
@@ -340,9 +342,9 @@ func (n *Net[T]) attend(ctx context.Context, tokens, length, window int, fn func
 	})
 }
 
-// eachRow calls fn for every row on all cores.
+// eachRow calls fn for every row on several cores, told apart for their scratch.
 func (n *Net[T]) eachRow(ctx context.Context, count int, fn func(worker, i int)) error {
-	return par.Range(ctx, n.threads, count, 16, func(worker, lo, hi int) error {
+	return par.Range(ctx, n.workers, count, 16, func(worker, lo, hi int) error {
 		for i := lo; i < hi; i++ {
 			fn(worker, i)
 		}

@@ -133,7 +133,7 @@ func (p *Pass) Apply(ctx context.Context, m *ir.Model, _ *ir.Plan, env ir.Env) (
 	length := len(env.Tokens[0])
 	o := p.Options
 	o.Seed, o.Threads = env.Seed, par.Threads(env.Threads)
-	o, err = p.Subject(m).Footprint(o.Threads, length).Fit(o, length, env.Memory)
+	o, err = p.Subject(m).Footprint(length).Fit(o, length, env.Memory)
 	if err != nil {
 		return nil, err
 	}

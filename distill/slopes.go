@@ -8,7 +8,6 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/internal/kernels"
-	"github.com/pare-dev/pare/internal/par"
 	"github.com/pare-dev/pare/ir"
 )
 
@@ -28,7 +27,7 @@ func (l Learner) Slopes(ctx context.Context, m *ir.Model, sequences [][]int32, r
 		longest = max(longest, len(s))
 	}
 	learns := func(t *ir.Tensor) bool { return slices.Contains(roles, t.Role) }
-	f := Subject{Student: m, Learns: learns}.Footprint(par.Threads(l.Threads), longest)
+	f := Subject{Student: m, Learns: learns}.Footprint(longest)
 	if need := f.Least(longest); l.Memory > 0 && need > l.Memory {
 		return &fault.Error{
 			Op: "gradients", Err: fault.As(fault.ErrBudget, fmt.Errorf("they take %s of memory, %s are there for them", human.BytesUp(need), human.Bytes(l.Memory))),

@@ -1,6 +1,9 @@
 package distill
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 
@@ -47,12 +50,27 @@ func (t Text) longest() (n int) {
 	return n
 }
 
-// tokens is the length of all.
-func (t Text) tokens() (n int64) {
+// Tokens is the length of all.
+func (t Text) Tokens() (n int64) {
 	for _, s := range t.IDs {
 		n += int64(len(s))
 	}
 	return n
+}
+
+// Key stands for the text and what of it is learned.
+func (t Text) Key() string {
+	h := sha256.New()
+	put := func(v any) { _ = binary.Write(h, binary.LittleEndian, v) } // a hash takes everything
+	put(t.Learn != nil)
+	for i, s := range t.IDs {
+		put(int64(len(s)))
+		put(s)
+		if t.Learn != nil {
+			put(t.Learn[i])
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil))
 }
 
 // counts is how many tokens of a sequence are given and learned.

@@ -112,7 +112,7 @@ func NewTrainer(student, teacher *Net[float32], text Text, train func(p *Param[f
 	if teacher != nil {
 		teacher.forwardOnly = true
 	}
-	perStep := int64(o.Batch) * text.tokens() / int64(len(text.IDs))
+	perStep := int64(o.Batch) * text.Tokens() / int64(len(text.IDs))
 	t.steps = int(max(1, (o.Tokens+perStep-1)/perStep))
 	return t, nil
 }
@@ -210,7 +210,7 @@ func (t *Trainer) Run(ctx context.Context, state string, tell progress.Sink, eac
 	if err != nil {
 		return err
 	}
-	tell.Stage("distill", int64(t.steps)*int64(t.o.Batch)*t.text.tokens()/int64(len(t.text.IDs)), "tokens")
+	tell.Stage("distill", int64(t.steps)*int64(t.o.Batch)*t.text.Tokens()/int64(len(t.text.IDs)), "tokens")
 	read := int64(0)
 	note := func(p Point) {
 		tell.Add(p.Tokens - read)

@@ -204,7 +204,7 @@ func TestRefused(t *testing.T) {
 func TestFit(t *testing.T) {
 	m := tiny(t, shapes["llama"], 1)
 	s := Subject{Student: m, Teacher: tiny(t, shapes["llama"], 2), Learns: func(*ir.Tensor) bool { return true }}
-	f := s.Footprint(2, 64)
+	f := s.Footprint(64)
 	// 20 bytes for every weight of the student (one for zeros that stay), 4 for those of the teacher
 	if n := m.Parameters(); f.Weights < 21*n+4*n {
 		t.Errorf("%d weights in %d bytes", n, f.Weights)
@@ -227,6 +227,31 @@ func TestFit(t *testing.T) {
 	}
 	if _, err := f.Fit(Options{}, 64, f.Least(64)-1); !errors.Is(err, fault.ErrBudget) {
 		t.Errorf("too little memory: %v", err)
+	}
+}
+
+// Scratch is held for some cores, however many there are, so that what fits in memory, and with it the bits of sums of
+// gradients, is the same on all machines.
+func TestManyThreads(t *testing.T) {
+	seqs := random(40, 16, shapes["llama"].Vocab)
+	var first []float32
+	for _, threads := range []int{1, 3 * scratchWorkers} {
+		n := load32(t, tiny(t, shapes["llama"], 1), threads)
+		tr, err := NewTrainer(n, nil, Plain(seqs), everything, Options{Tokens: 640, Batch: 40, Threads: threads})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tr.Step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(n.scratch) > scratchWorkers || len(n.bands.scratch) > scratchWorkers {
+			t.Errorf("scratch of %d and %d cores", len(n.scratch), len(n.bands.scratch))
+		}
+		if w := n.blocks[0].q.w.W; first == nil {
+			first = w
+		} else if !slices.Equal(first, w) {
+			t.Errorf("other weights on %d threads", threads)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 
 	"github.com/pare-dev/pare/distill"
 	"github.com/pare-dev/pare/formats"
@@ -20,6 +21,7 @@ const (
 	defaultLearnContext = 256
 	defaultLearnBatch   = 16
 	defaultLearnRate    = 1e-3
+	mostBatch           = 1 << 16 // far beyond what one step of any use averages over
 	// noTeacher in place of a model means that the text alone is learned.
 	noTeacher = "none"
 )
@@ -56,11 +58,16 @@ func checkDistill(d *recipe.Distill) error {
 		return nil
 	case len(d.Text) == 0:
 		return misuse("distill", "name a text with --text FILE, or text = [...] in [distill]", "no text to learn from")
-	case d.Context < 0 || d.Context == 1 || d.Batch < 0 || d.Tokens < 0 || d.Rate < 0 || d.Decay < 0:
+	case d.Context < 0 || d.Context == 1 || d.Batch < 0 || d.Tokens < 0 || !positive(float64(d.Rate)) || !positive(float64(d.Decay)):
 		return misuse("distill", "", "context, batch, tokens, rate and decay must be positive, and a context has two tokens or more")
+	case d.Batch > mostBatch:
+		return misuse("distill", "", "a batch of %d sequences; at most %d make a step", d.Batch, mostBatch)
 	}
 	return nil
 }
+
+// positive says that x is a number of use: neither below zero nor infinite, and a number at all. 0 stands for a default.
+func positive(x float64) bool { return x >= 0 && !math.IsInf(x, 1) }
 
 // distillPass makes the pass. teacher is what it learns from; m is the catalogue it will be applied to.
 func (e *engine) distillPass(ctx context.Context, teacher, m *ir.Model) (*distill.Pass, error) {
@@ -139,7 +146,7 @@ func (e *engine) planDistill(ctx context.Context, m *ir.Model) (*ir.Model, error
 	if err != nil {
 		return nil, err
 	}
-	e.learning = pass.Subject(m).Footprint(e.o.Threads, e.r.Distill.Context)
+	e.learning = pass.Subject(m).Footprint(e.r.Distill.Context)
 	e.rep.Passes = append(e.rep.Passes, planned(pass.Name(), p, e.src))
 	return imagine(m, p), nil
 }
@@ -171,7 +178,17 @@ func (e *engine) distill(ctx context.Context) (reused bool, err error) {
 			return false, err
 		}
 	}
-	e.key = key(e.key, *d, text.read.Key(), origin, e.o.ISA)
+	pass, err := e.distillPass(ctx, teacher, e.base)
+	if err != nil {
+		return false, err
+	}
+	memory := e.learnMemory(len(text.ids)) // nothing else is at work
+	fit, err := pass.Subject(e.base).Footprint(d.Context).Fit(pass.Options, d.Context, memory)
+	if err != nil {
+		return false, err
+	}
+	// sums of gradients depend on how many sequences are gone through at once
+	e.key = key(e.key, *d, text.read.Key(), origin, e.o.ISA, fit.Micro)
 	s, err := e.w.stage("distill", e.key)
 	if err != nil {
 		return false, err
@@ -181,10 +198,6 @@ func (e *engine) distill(ctx context.Context) (reused bool, err error) {
 	if s.load(&rec) {
 		e.rep.Passes, e.rep.Distill = append(e.rep.Passes, rec.Pass), rec.Curve
 		return true, e.spill(ctx, e.base, before, s, keptName)
-	}
-	pass, err := e.distillPass(ctx, teacher, e.base)
-	if err != nil {
-		return false, err
 	}
 	plan, err := pass.Plan(ctx, e.base)
 	if err != nil {
@@ -199,7 +212,7 @@ func (e *engine) distill(ctx context.Context) (reused bool, err error) {
 	}
 	pass.Curve = curve.Add
 	env := e.env(s)
-	env.Memory = e.memory() // nothing else is at work
+	env.Memory = memory
 	env.Tokens = whole(text.read.Sequences(d.Context, bos(e.src.Tokenizer), false), d.Context)
 	res, err := pass.Apply(ctx, e.base, plan, env)
 	if err != nil {
@@ -214,6 +227,16 @@ func (e *engine) distill(ctx context.Context) (reused bool, err error) {
 		return false, err
 	}
 	return false, errors.Join(s.finish(rec), s.forget("distill.state"))
+}
+
+// learnMemory is what training may take beside the tokens of its text, which are held twice: as they were read and
+// cut into sequences. Slack has room for those of short texts.
+func (e *engine) learnMemory(tokens int) int64 {
+	memory := e.memory()
+	if held := 8 * int64(tokens); memory > 0 && held > 1<<20 {
+		memory = max(1, memory-held)
+	}
+	return memory
 }
 
 // whole leaves out a last sequence that is too short.

@@ -44,6 +44,7 @@ type LoraTraining struct {
 const (
 	defaultLoraRank = 16
 	defaultLoraRate = 2e-4
+	mostRank        = 1 << 16 // wider than any matrix of a block is useful
 )
 
 func (l *LoraTraining) defaults() {
@@ -69,8 +70,14 @@ func (l *LoraTraining) check(o Options) error {
 		return misuse("lora train", "say where the adapter goes: -o DIR", "no output")
 	case len(l.Text) == 0:
 		return misuse("lora train", "name a text with --text FILE", "no text to learn from")
-	case l.Rank < 0 || !(l.Alpha >= 0) || l.Context < 0 || l.Context == 1 || l.Batch < 0 || l.Tokens < 0 || !(l.Rate >= 0):
+	case l.Rank < 0 || !positive(l.Alpha) || l.Context < 0 || l.Context == 1 || l.Batch < 0 || l.Tokens < 0 || !positive(l.Rate):
 		return misuse("lora train", "", "rank, alpha, context, batch, tokens and rate must be positive, and a context has two tokens or more")
+	}
+	if l.Batch > mostBatch {
+		return misuse("lora train", "", "a batch of %d sequences; at most %d make a step", l.Batch, mostBatch)
+	}
+	if l.Rank > mostRank {
+		return misuse("lora train", "", "a rank of %d; at most %d are taken", l.Rank, mostRank)
 	}
 	if err := pack.Free(l.Out, o.Force); err != nil {
 		return err
@@ -219,14 +226,14 @@ func (t *loraTrainer) prepare(ctx context.Context) error {
 		t.low.Targets = append(t.low.Targets, m.role)
 	}
 	s := distill.Subject{Student: e.src, Learns: func(*ir.Tensor) bool { return false }, LowRank: &t.low}
-	f := s.Footprint(e.o.Threads, l.Context)
+	f := s.Footprint(l.Context)
 	if err := proc.Afford("lora train", e.overhead()+f.Least(l.Context)*8/7, e.o.MaxMemory, "raise --max-memory, or give shorter sequences with --context"); err != nil {
 		return err
 	}
 	var err error
 	t.o, err = f.Fit(distill.Options{
 		Tokens: int64(l.Tokens), Batch: l.Batch, Rate: l.Rate, Seed: l.Seed, Threads: e.o.Threads,
-	}, l.Context, e.memory())
+	}, l.Context, e.learnMemory(int(t.text.Tokens())))
 	return err
 }
 
@@ -238,7 +245,7 @@ func (t *loraTrainer) run(ctx context.Context) error {
 	}
 	plain := *l
 	plain.Out, plain.Text, plain.Model = "", nil, ""
-	st, err := e.w.stage("lora", key(e.origins.Model, plain, t.text, e.o.ISA, t.o.Micro))
+	st, err := e.w.stage("lora", key(e.origins.Model, plain, t.text.Key(), e.o.ISA, t.o.Micro))
 	if err != nil {
 		return err
 	}
@@ -311,30 +318,33 @@ func baseName(path string) string {
 	return filepath.Base(path)
 }
 
-// replaceFolder moves a finished folder to its place. What is there was found to be an adapter.
+// replaceFolder moves a finished folder to its place. What is there was found to be an adapter, and goes once the new one
+// lies beside it whole.
 func replaceFolder(from, to string) error {
 	to = filepath.Clean(to)
+	failed := func(err error) error { return &fault.Error{File: to, Op: "write", Err: err} }
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil { //nolint:gosec // as mkdir does; the umask narrows it
-		return &fault.Error{File: to, Op: "write", Err: err}
+		return failed(err)
 	}
 	if err := adapterOnly(to); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(to); err != nil {
-		return &fault.Error{File: to, Op: "write", Err: err}
-	}
-	err := os.Rename(from, to)
-	if err != nil { // another file system: a copy beside the place, then the move
-		partial := to + ".part"
-		if err = os.RemoveAll(partial); err == nil {
-			err = os.CopyFS(partial, os.DirFS(from))
-		}
-		if err == nil {
-			err = os.Rename(partial, to)
-		}
-	}
+	beside, err := os.MkdirTemp(filepath.Dir(to), "."+filepath.Base(to)+".part-*")
 	if err != nil {
-		return &fault.Error{File: to, Op: "write", Err: err}
+		return failed(err)
+	}
+	defer func() { _ = os.RemoveAll(beside) }() // empty once all went well
+	whole := filepath.Join(beside, "adapter")
+	if os.Rename(from, whole) != nil { // another file system
+		if err := os.CopyFS(whole, os.DirFS(from)); err != nil {
+			return failed(err)
+		}
+	}
+	if err := os.RemoveAll(to); err != nil {
+		return failed(err)
+	}
+	if err := os.Rename(whole, to); err != nil {
+		return failed(err)
 	}
 	return nil
 }

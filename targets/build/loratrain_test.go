@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,6 +107,10 @@ func TestTrainLoraRefused(t *testing.T) {
 		"no text":   {func(l *LoraTraining, _ *Options) { l.Text = nil }, fault.ErrMisuse},
 		"no module": {func(l *LoraTraining, _ *Options) { l.Targets = []string{"q_porj"} }, fault.ErrMisuse},
 		"rank":      {func(l *LoraTraining, _ *Options) { l.Rank = -1 }, fault.ErrMisuse},
+		"alpha":     {func(l *LoraTraining, _ *Options) { l.Alpha = math.Inf(1) }, fault.ErrMisuse},
+		"rate":      {func(l *LoraTraining, _ *Options) { l.Rate = math.Inf(1) }, fault.ErrMisuse},
+		"batch":     {func(l *LoraTraining, _ *Options) { l.Batch = 1 << 60 }, fault.ErrMisuse},
+		"much rank": {func(l *LoraTraining, _ *Options) { l.Rank = 1 << 60 }, fault.ErrMisuse},
 		"context":   {func(l *LoraTraining, _ *Options) { l.Context = 1 << 20 }, fault.ErrMisuse},
 		"not ours":  {func(l *LoraTraining, o *Options) { l.Out, o.Force = busy, true }, fault.ErrMisuse},
 		"exists":    {func(l *LoraTraining, _ *Options) { l.Out = busy }, fault.ErrMisuse},
@@ -122,6 +127,40 @@ func TestTrainLoraRefused(t *testing.T) {
 	}
 	if left, err := filepath.Glob(good.Out + "*"); err != nil || left != nil {
 		t.Errorf("a refused training left %v, %v", left, err)
+	}
+}
+
+// An adapter that lies in the place of a new one stays until that is there whole.
+func TestReplaceFolder(t *testing.T) {
+	dir := t.TempDir()
+	old := filepath.Join(dir, "old", "adapter_config.json")
+	if err := os.Mkdir(filepath.Dir(old), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(old, []byte("old"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := replaceFolder(filepath.Join(dir, "none"), filepath.Dir(old)); err == nil {
+		t.Error("nothing is moved")
+	}
+	if b, err := os.ReadFile(old); err != nil || string(b) != "old" {
+		t.Errorf("the old adapter: %q, %v", b, err)
+	}
+	made := filepath.Join(dir, "made")
+	if err := os.Mkdir(made, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(made, "adapter_config.json"), []byte("new"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := replaceFolder(made, filepath.Dir(old)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(old); err != nil || string(b) != "new" {
+		t.Errorf("the new adapter: %q, %v", b, err)
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 
