@@ -1,6 +1,7 @@
 package channels
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -140,7 +141,7 @@ func (s *scale) saving(g *group, from, to int, m Measure) float64 {
 
 // choose finds how many units of each group go: always the step that costs least for what it saves, until the
 // budget holds. Costs of a group grow faster than the number of its units, so no group goes alone.
-func choose(groups []*group, s *scale, b Budget) ([]int, error) {
+func choose(ctx context.Context, groups []*group, s *scale, b Budget) ([]int, error) {
 	at := make([]int, len(groups)) // in group.kept
 	gone := func(i, k int) int { return len(groups[i].units) - groups[i].kept[k] }
 	if b.Measure == Ratio {
@@ -159,6 +160,9 @@ func choose(groups []*group, s *scale, b Budget) ([]int, error) {
 		limit = b.Keep
 	}
 	for now := whole; now > limit; {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
 		best, least, gain := -1, math.Inf(1), 0.0
 		for i, g := range groups {
 			if at[i]+1 >= len(g.kept) {
@@ -183,30 +187,37 @@ func choose(groups []*group, s *scale, b Budget) ([]int, error) {
 		at[best]++
 		now -= gain
 	}
-	improve(groups, at, s, b.Measure, limit)
+	if err := improve(ctx, groups, at, s, b.Measure, limit); err != nil {
+		return nil, err
+	}
 	return counts(groups, at), nil
 }
 
-// reach of the exchange that follows the greedy choice, in steps of a group, and how often it is repeated.
+// reach of the exchange that follows the greedy choice, in steps of a group, how often it is repeated, and how many
+// pairs of groups are looked at in all: every round looks at each with each.
 const (
 	exchange  = 8
 	exchanges = 100
+	pairs     = 1 << 20
 )
 
 // improve gives groups back what the last steps took too much, and exchanges steps of two groups, as long as the
 // budget holds and the costs fall.
-func improve(groups []*group, at []int, s *scale, m Measure, limit float64) {
+func improve(ctx context.Context, groups []*group, at []int, s *scale, m Measure, limit float64) error {
 	gone := func(i, k int) int { return len(groups[i].units) - groups[i].kept[k] }
 	cost := func(i, k int) float64 { return groups[i].cost[gone(i, k)] }
 	move := func(i, to int) {
 		s.move(groups[i], gone(i, at[i]), gone(i, to))
 		at[i] = to
 	}
-	for range exchanges {
+	for range min(exchanges, pairs/max(len(groups)*len(groups), 1)) {
 		now := s.total(m)
 		type pair struct{ up, upTo, down, downTo int }
 		best, most := pair{}, 1e-12
 		for i := range groups {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			was := at[i]
 			for k := max(was-exchange, 0); k < was; k++ {
 				gain := cost(i, was) - cost(i, k)
@@ -227,13 +238,14 @@ func improve(groups []*group, at []int, s *scale, m Measure, limit float64) {
 			}
 		}
 		if most <= 1e-12 {
-			return
+			return nil
 		}
 		move(best.up, best.upTo)
 		if best.down >= 0 {
 			move(best.down, best.downTo)
 		}
 	}
+	return nil
 }
 
 func counts(groups []*group, at []int) []int {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
 	"slices"
 
 	"github.com/pare-dev/pare/internal/cpu"
@@ -26,7 +25,8 @@ type Config struct {
 	Multiple int
 	// Floor is the share of a group that stays at least; 0 is an eighth.
 	Floor float64
-	// Only and Skip are patterns of names of layers, or of operators.
+	// Only and Skip are patterns of layers: of their names, operators or outputs; * crosses slashes. Each has to
+	// select one.
 	Only, Skip []string
 	// NoRefit leaves the weights that stay as they are.
 	NoRefit bool
@@ -85,8 +85,8 @@ func (c *Config) Check() error {
 	}
 	for _, list := range [][]string{c.Only, c.Skip} {
 		for _, p := range list {
-			if _, err := path.Match(p, ""); err != nil {
-				return bad("patterns are names with * and ?", "%q is no pattern", p)
+			if err := ir.CheckPattern(p); err != nil {
+				return err
 			}
 		}
 	}
@@ -129,10 +129,15 @@ func Prune(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Sampl
 	// Nodes are cut in place: what the fit compares with is a copy from before.
 	p.original, _ = p.g.Clone()
 	p.keep = p.t.apply(gone)
-	if !cfg.NoRefit {
-		if p.report.Fits, err = p.refit(ctx); err != nil {
-			return nil, nil, err
-		}
+	switch {
+	case p.samples == nil:
+	case cfg.NoRefit:
+		err = p.compare(ctx, newStage(p.net, p.original, p.samples), newStage(p.net, p.g, p.samples))
+	default:
+		p.report.Fits, err = p.refit(ctx)
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	if err := p.g.Check(); err != nil {
 		return nil, nil, &fault.Error{Op: "prune.channels", Err: err}
@@ -153,15 +158,15 @@ func plan(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Sample
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := p.load(ctx, samples); err != nil {
-		return nil, nil, err
-	}
-	p.t = trace(p.g, cfg.Only, cfg.Skip)
-	p.groups = p.t.grouped()
-	shapes, err := p.shapes(ctx)
+	shapes, err := p.load(ctx, samples)
 	if err != nil {
 		return nil, nil, err
 	}
+	p.t = trace(p.g, cfg.Only, cfg.Skip)
+	if err := errors.Join(p.t.selected(cfg.Only), p.t.selected(cfg.Skip)); err != nil {
+		return nil, nil, err
+	}
+	p.groups = p.t.grouped()
 	s, err := newScale(p.t, shapes)
 	if err != nil {
 		return nil, nil, err
@@ -176,6 +181,7 @@ func plan(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Sample
 	if floor == 0 {
 		floor = 0.125
 	}
+	p.t.spare(p.groups)
 	for _, g := range p.groups {
 		g.steps(multiple, floor)
 		g.reach(&p.t.u, p.t.layers)
@@ -186,7 +192,7 @@ func plan(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Sample
 		}
 	}
 	p.report.Before = s.size()
-	counts, err := choose(p.groups, s, cfg.Budget)
+	counts, err := choose(ctx, p.groups, s, cfg.Budget)
 	if err != nil {
 		return nil, nil, p.explain(err)
 	}
@@ -297,51 +303,69 @@ func (p *pruning) shapes(ctx context.Context) (map[string][]int, error) {
 	return out, nil
 }
 
-// load takes samples into memory, as many as it may hold beside what flows between layers.
-func (p *pruning) load(ctx context.Context, samples ir.Samples) error {
-	if samples == nil || samples.Len() == 0 {
-		return nil
+// load takes samples into memory, as many as it may hold beside what flows between layers, and gives the shapes of
+// all values when the first of them is what comes in.
+func (p *pruning) load(ctx context.Context, samples ir.Samples) (map[string][]int, error) {
+	all := 0
+	if samples != nil {
+		all = samples.Len()
 	}
-	limit := p.cfg.Memory
-	if limit <= 0 {
-		limit = 1 << 30
+	if all == 0 {
+		return p.shapes(ctx)
 	}
-	var widest int64
+	widest, err := p.take(ctx, samples, 0)
+	if err != nil {
+		return nil, err
+	}
+	shapes, err := p.shapes(ctx)
+	if err != nil {
+		return nil, err
+	}
 	for _, n := range p.g.Nodes {
 		for _, v := range n.Out {
-			if s, ok := shapeOf(v); ok {
+			if s := shapes[nameOf(v)]; s != nil {
 				widest = max(widest, 4*int64(graph.Elems(s)))
 			}
 		}
 	}
-	n := samples.Len()
-	if widest > 0 {
-		n = int(min(int64(n), max(limit/(8*widest), 2))) // about four values of each of the two networks
-	}
-	n = min(n, 1024)
-	for i := range n {
-		s, err := samples.Sample(ctx, i*samples.Len()/n)
-		if err != nil {
-			return err
+	// about four values of each of the two networks
+	n := int(min(int64(all), max(p.memory()/(8*max(widest, 1)), 2), mostSamples))
+	for i := 1; i < n; i++ {
+		if _, err := p.take(ctx, samples, i*all/n); err != nil {
+			return nil, err
 		}
-		own := ir.Sample{}
-		for name, t := range s {
-			c := graph.New(t.Type, t.Shape...)
-			copy(c.Data, t.Data)
-			copy(c.Strings, t.Strings)
-			own[name] = c
-		}
-		p.samples = append(p.samples, own)
 	}
 	p.report.Samples = n
-	return nil
+	return shapes, nil
 }
 
-func shapeOf(v *graph.Value) ([]int, bool) {
-	if v == nil {
-		return nil, false
+// take copies a sample, and says how many bytes it has.
+func (p *pruning) take(ctx context.Context, samples ir.Samples, i int) (bytes int64, err error) {
+	s, err := samples.Sample(ctx, i)
+	if err != nil {
+		return 0, err
 	}
-	return v.Shape.Known()
+	own := ir.Sample{}
+	for name, t := range s {
+		c := graph.New(t.Type, t.Shape...)
+		copy(c.Data, t.Data)
+		copy(c.Strings, t.Strings)
+		own[name] = c
+		bytes += int64(len(c.Data))
+	}
+	p.samples = append(p.samples, own)
+	return bytes, nil
+}
+
+// mostSamples are looked at, however many there are.
+const mostSamples = 1024
+
+// memory is what may be held at a time.
+func (p *pruning) memory() int64 {
+	if p.cfg.Memory > 0 {
+		return p.cfg.Memory
+	}
+	return 1 << 30
 }
 
 // score orders the units of every group.

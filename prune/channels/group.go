@@ -78,6 +78,39 @@ func (g *group) name() string {
 	return strings.Join(names, ", ")
 }
 
+// spare keeps the last unit of every value: what is split off, sliced or picked from the channels of a group has one
+// left, whatever it is worth, since what reads it cannot read nothing.
+func (t *tracer) spare(groups []*group) {
+	of := map[int][]int{} // the values that a unit is in
+	var left []int        // units of each of them
+	for _, l := range t.at {
+		mine := map[int]bool{}
+		for _, id := range l.ids {
+			if r := t.u.root(id); !mine[r] {
+				mine[r] = true
+				of[r] = append(of[r], len(left))
+			}
+		}
+		left = append(left, len(mine))
+	}
+	for _, g := range groups {
+		order, cost := g.order[:0:0], []float64{0}
+		for i, r := range g.order {
+			if slices.ContainsFunc(of[r], func(v int) bool { return left[v] == 1 }) {
+				if g.why == "" {
+					g.why = "it is the last of a part"
+				}
+				continue
+			}
+			for _, v := range of[r] {
+				left[v]--
+			}
+			order, cost = append(order, r), append(cost, g.cost[i+1])
+		}
+		g.order, g.cost = order, cost
+	}
+}
+
 // steps finds how many units may stay: multiples that kernels like, which are halved for groups that have fewer
 // than eight of them, and not fewer than a share.
 func (g *group) steps(multiple int, floor float64) {
@@ -85,7 +118,7 @@ func (g *group) steps(multiple int, floor float64) {
 	for multiple > 1 && n < 8*multiple {
 		multiple /= 2
 	}
-	least := max(int(floor*float64(n)+0.999), n-len(g.free), 1)
+	least := max(int(floor*float64(n)+0.999), n-len(g.order), 1)
 	g.kept = []int{n}
 	for k := (n - 1) / multiple * multiple; k >= least && k > 0; k -= multiple {
 		g.kept = append(g.kept, k)

@@ -153,7 +153,7 @@ func (t *tracer) concat(n *graph.Node) string {
 			return "joins channels of different axes"
 		case l != nil:
 			ids = append(ids, l.ids...)
-		case size(v, axis) < 0:
+		case size(v, axis) < 0 || size(v, axis) > mostIDs:
 			return whyShapes
 		default:
 			fixed := t.u.fresh(size(v, axis))

@@ -119,7 +119,7 @@ func (t *tracer) product(n *graph.Node) string {
 		return "meets its weights along another axis"
 	}
 	bias := n.Input(2)
-	if bias != nil && (bias.Const == nil || rank(bias) > 0 && size(bias, rank(bias)-1) != 1 && !cuttable(bias, rank(bias)-1, outputs)) {
+	if bias != nil && (bias.Const == nil || bias.Const.Type != graph.Float32 || rank(bias) > 0 && size(bias, rank(bias)-1) != 1 && !cuttable(bias, rank(bias)-1, outputs)) {
 		return "adds what is computed"
 	}
 	l.out = t.u.fresh(outputs)

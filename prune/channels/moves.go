@@ -216,6 +216,8 @@ func (t *tracer) reshape(n *graph.Node) string {
 		switch c := size(out, axis); {
 		case c <= 0 || c == 1 && count > 1:
 			continue
+		case c > mostIDs:
+			return "makes too many indices of the channels"
 		case c%count == 0 && rest%(c/count) == 0: // a channel is c/count neighbours
 			for _, id := range l.ids {
 				for range c / count {
@@ -232,8 +234,8 @@ func (t *tracer) reshape(n *graph.Node) string {
 		default:
 			continue
 		}
-		if target != nil && axis >= len(target) {
-			return whyShapes
+		if target != nil && (axis >= len(target) || axis != l.axis && l.axis < len(target) && target[l.axis] == 0) {
+			return whyShapes // the number of channels would be copied to another axis
 		}
 		t.at[out] = &label{axis, ids}
 		if target != nil && target[axis] > 0 {
@@ -250,6 +252,10 @@ func (t *tracer) reshape(n *graph.Node) string {
 	}
 	return "merges channels with other axes"
 }
+
+// mostIDs are the indices that an axis may have that was made of channels and other axes: a layer that reads it has
+// as many columns, and more is no network but a mistake.
+const mostIDs = 1 << 24
 
 // product is the number of elements behind an axis, that one included.
 func product(v *graph.Value, axis int) (int, bool) {

@@ -2,7 +2,9 @@ package channels
 
 import (
 	"context"
+	"fmt"
 
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/ir/graph"
 )
@@ -27,12 +29,19 @@ const (
 func (p *pruning) observe(ctx context.Context, full bool) (map[*graph.Value]*seen, error) {
 	of := map[*graph.Value]*seen{}
 	var want []*graph.Value
+	var held int64
 	for _, l := range p.t.layers {
 		v := l.n.In[0]
 		if l.own || l.in == nil || of[v] != nil {
 			continue
 		}
 		s := &seen{full: full && len(l.in) <= covCols, axis: p.t.at[v].axis}
+		if size := 8 * int64(len(l.in)+1) * int64(len(l.in)+1); s.full && held+size > p.memory()/2 {
+			p.sink.Note(l.n.Label(), "judged as with the score activation: the moments of what it reads do not fit --max-memory")
+			s.full = false
+		} else if s.full {
+			held += size
+		}
 		if s.full {
 			s.gram = p.kern.NewGram(len(l.in) + 1)
 		} else {
@@ -65,6 +74,11 @@ func (p *pruning) observe(ctx context.Context, full bool) (map[*graph.Value]*see
 	for _, v := range want {
 		if err := of[v].finish(ctx, p); err != nil {
 			return nil, err
+		}
+		for _, e := range of[v].cov {
+			if e-e != 0 {
+				return nil, &fault.Error{Tensor: v.Name, Op: "prune.channels", Err: fmt.Errorf("what the samples make of it: %w", fault.ErrNotFinite)}
+			}
 		}
 	}
 	return of, run.Close()

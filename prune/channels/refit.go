@@ -31,9 +31,6 @@ var ridges = []float64{1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1, 1e6}
 // refit fits the layers of the pruned graph, in order, to the outputs of the original: each reads what the layers
 // before it, fitted already, make of the samples.
 func (p *pruning) refit(ctx context.Context) ([]Fit, error) {
-	if p.samples == nil {
-		return nil, nil
-	}
 	original, pruned := newStage(p.net, p.original, p.samples), newStage(p.net, p.g, p.samples)
 	place := map[*graph.Node]int{}
 	for i, n := range p.g.Nodes {
@@ -76,17 +73,22 @@ func (p *pruning) compare(ctx context.Context, original, pruned *stage) error {
 	}
 	for k, v := range original.g.Outputs {
 		var signal, noise float64
+		seen := false
 		for i := range original.kept {
 			a, b := original.kept[i][v], pruned.kept[i][pruned.g.Outputs[k]]
 			if a == nil || b == nil || a.Type != graph.Float32 || len(a.Data) != len(b.Data) {
 				continue
 			}
+			seen = true
 			y := graph.Of[float32](b)
 			for j, e := range graph.Of[float32](a) {
 				signal += float64(e) * float64(e)
 				d := float64(e) - float64(y[j])
 				noise += float64(d * d)
 			}
+		}
+		if !seen {
+			continue // of no numbers, or of another size each time
 		}
 		o := Output{Name: v.Name, SQNR: decibel(signal, noise)}
 		if signal > 0 {
@@ -101,10 +103,14 @@ func (p *pruning) compare(ctx context.Context, original, pruned *stage) error {
 const best = 200
 
 func decibel(signal, noise float64) float64 {
-	if noise <= 0 || signal <= 0 {
+	switch r := signal / noise; {
+	case noise <= 0 || signal <= 0:
 		return best
+	case !(r > 0): // of what is not finite
+		return -best
+	default:
+		return max(min(10*math.Log10(r), best), -best)
 	}
-	return min(10*math.Log10(signal/noise), best)
 }
 
 // sums are the products of what a group of a layer reads, a one where it has a bias, and of what it shall make: one
@@ -133,6 +139,13 @@ func (p *pruning) fit(ctx context.Context, l *layer, keep []int, values func(i i
 	width := cols + ones + outs
 	if width > fitCols {
 		return p.unfitted(l, "it reads too much")
+	}
+	if b := l.n.Input(2); b != nil && (b.Const.Type != graph.Float32 || b.Const.Data == nil || b.Const.Elems() != 1 && b.Const.Elems() != len(keep) || rank(b) > 1 && size(b, rank(b)-1) == 1 && b.Const.Elems() != 1) {
+		return p.unfitted(l, "what it adds is no number for each output")
+	}
+	// two halves of every group, and for as many groups as there are threads what solving them takes
+	if square := 8 * int64(width) * int64(width); 2*int64(l.groups)*square+4*int64(min(l.groups, max(p.threads, 1)))*square > p.memory() {
+		return p.unfitted(l, "the moments of what it reads do not fit --max-memory")
 	}
 	all := make([]sums, l.groups)
 	for g := range all {

@@ -3,9 +3,11 @@ package channels
 import (
 	"cmp"
 	"context"
+	"errors"
 	"math"
 	"slices"
 
+	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/kernels"
 	"github.com/pare-dev/pare/internal/num"
 	"github.com/pare-dev/pare/ir/graph"
@@ -145,12 +147,20 @@ func newReader(ctx context.Context, k *kernels.Set, l *layer, u *units, cov []fl
 		r.whole = 0 // nothing but zeros comes in: nothing can be lost
 		return r, nil
 	}
-	damped := slices.Clone(cov)
-	for c := range n {
-		damped[c*n+c] += 1e-3 * mean
-	}
-	if err := num.InverseCholeskyUpper(ctx, k, 0, damped, n); err != nil {
-		return nil, err
+	var damped []float64
+	// More than a thousandth only where sums of large numbers left less than that of small differences.
+	for damp := 1e-3; ; damp *= 10 {
+		damped = slices.Clone(cov)
+		for c := range n {
+			damped[c*n+c] += damp * mean
+		}
+		err := num.InverseCholeskyUpper(ctx, k, 0, damped, n)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, num.ErrNotPositiveDefinite) || damp > 100 {
+			return nil, &fault.Error{Tensor: l.n.Label(), Op: "prune.channels", Err: err}
+		}
 	}
 	across := make([]float64, n*n) // the inverse is U^T U
 	for i := range n {

@@ -1,10 +1,13 @@
 package channels
 
 import (
+	"errors"
 	"fmt"
-	"path"
 	"slices"
 
+	"github.com/pare-dev/pare/internal/fault"
+	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 )
 
@@ -38,23 +41,38 @@ func trace(g *graph.Graph, only, skip []string) *tracer {
 		}
 	}
 	for _, l := range t.layers {
-		if len(only) > 0 && !matches(l.n, only) || matches(l.n, skip) {
+		// a depthwise layer makes no channels of its own: whoever names others does not mean it
+		if len(only) > 0 && !l.own && !matches(l.n, only) || matches(l.n, skip) {
 			t.u.pin(l.out, l.n.Label()+" is left alone as asked")
 		}
 	}
 	return t
 }
 
-// matches reports whether a pattern is that of the node's name, operator or output.
+// matches reports whether a pattern is that of the node's name, operator, output or of what reports call it.
 func matches(n *graph.Node, patterns []string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool {
-		for _, name := range []string{n.Name, n.Op, n.Out[0].Name} {
-			if ok, err := path.Match(p, name); err == nil && ok {
-				return true
-			}
-		}
-		return false
+		return n.Name != "" && ir.Glob(p, n.Name) || ir.Glob(p, n.Op) || ir.Glob(p, n.Out[0].Name) || ir.Glob(p, n.Label())
 	})
+}
+
+// selected fails for a pattern that selects no layer: a name that is mistyped would say nothing.
+func (t *tracer) selected(patterns []string) error {
+	for _, p := range patterns {
+		if slices.ContainsFunc(t.layers, func(l *layer) bool { return matches(l.n, []string{p}) }) {
+			continue
+		}
+		var names []string
+		for _, l := range t.layers {
+			names = append(names, l.n.Name, l.n.Op, l.n.Label())
+		}
+		hint := "a layer is a convolution or a product with weights; pare inspect --tensors lists what there is"
+		if near := human.Nearest(p, names); near != "" {
+			hint = fmt.Sprintf("did you mean %q?", near)
+		}
+		return &fault.Error{Op: "pattern " + p, Err: fault.As(fault.ErrMisuse, errors.New("it selects no layer whose channels could go")), Hint: hint}
+	}
+	return nil
 }
 
 // rule follows channels through a node. It reports why it cannot, in which case the channels stay.
