@@ -82,10 +82,7 @@ type channelPruning struct {
 // pruneGraph writes a graph with fewer channels, and closes the model.
 func (a *app) pruneGraph(ctx context.Context, path string, m *ir.Model, cfg channels.Config, calibration []string, graph inputFlags, step *stepFlags) (err error) {
 	defer func() { err = errors.Join(err, m.Close()) }()
-	if err := needOut(step.out); err != nil {
-		return err
-	}
-	if err := free(step.out, step.force); err != nil {
+	if err := step.graphOut(); err != nil {
 		return err
 	}
 	start := time.Now()

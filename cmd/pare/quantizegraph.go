@@ -57,10 +57,7 @@ type graphQuantizeFlags struct {
 // quantizeGraph makes a graph of integers and writes it, and closes the model.
 func (a *app) quantizeGraph(ctx context.Context, path string, m *ir.Model, fl *graphQuantizeFlags) (err error) {
 	defer func() { err = errors.Join(err, m.Close()) }()
-	if err := needOut(fl.step.out); err != nil {
-		return err
-	}
-	if err := free(fl.step.out, fl.step.force); err != nil {
+	if err := fl.step.graphOut(); err != nil {
 		return err
 	}
 	start := time.Now()

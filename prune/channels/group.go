@@ -97,7 +97,7 @@ func (t *tracer) spare(groups []*group) {
 		order, cost := g.order[:0:0], []float64{0}
 		for i, r := range g.order {
 			if slices.ContainsFunc(of[r], func(v int) bool { return left[v] == 1 }) {
-				if g.why == "" {
+				if g.why == "" && i+1 < len(g.order) {
 					g.why = "it is the last of a part"
 				}
 				continue
