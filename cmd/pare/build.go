@@ -193,6 +193,10 @@ func sourceText(w io.Writer, rep *report.Report) {
 	}
 	for i := range rep.Passes {
 		p := &rep.Passes[i]
+		if p.Channels != nil {
+			channelsText(w, p)
+			continue
+		}
 		m := prune.Lookup(p.Name)
 		if name, ok := strings.CutPrefix(p.Name, prune.Prefix); ok && m != nil && m.Structured && len(p.Notes) > 0 {
 			fmt.Fprintf(w, "prune     %s: %s\n", name, p.Notes[0])
@@ -208,6 +212,19 @@ func sourceText(w io.Writer, rep *report.Report) {
 		}
 	}
 	learnedText(w, rep)
+}
+
+// channelsText says what went of a graph.
+func channelsText(w io.Writer, p *report.PassResult) {
+	fmt.Fprintf(w, "prune     channels: %s\n", report.ChannelsText(p.Channels))
+	const most = 12
+	lines := append(p.ChannelLines(), p.Notes...)
+	for _, l := range lines[:min(len(lines), most)] {
+		fmt.Fprintf(w, "          %s\n", l)
+	}
+	if n := len(lines) - most; n > 0 {
+		fmt.Fprintf(w, "          and %s (--output json has all)\n", plural(n, "more line"))
+	}
 }
 
 // learnedText says what a training came to.

@@ -97,6 +97,16 @@ func TestInitGraph(t *testing.T) {
 		}
 	}
 	ok(t, dir, "init", "mnist/mnist-8.onnx", "-o", "r.toml", "-q")
+	starter := readFile(t, filepath.Join(dir, "r.toml"))
+	for _, line := range []string{"[[pass]]", "use   = \"prune.channels\"", "flops = "} {
+		starter = strings.Replace(starter, "\n# "+line, "\n"+line, 1)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "smaller.toml"), []byte(starter), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out := ok(t, dir, "plan", "-r", "smaller.toml", "--quantize", "f32", "--calibration", "mnist/images-idx3-ubyte.gz"); !strings.Contains(out, "prune     channels: ") {
+		t.Errorf("what the starter proposes is not planned:\n%s", out)
+	}
 	ok(t, dir, "plan", "-r", "r.toml", "-q")
 	if d := pare(t, dir, "build", "-r", "r.toml", "-o", "dist"); d.code != exitMisuse || !strings.Contains(d.err, "needs samples") {
 		t.Errorf("exit code %d\n%s", d.code, d.err)

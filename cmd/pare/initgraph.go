@@ -20,6 +20,10 @@ model    = %[2]q          # an ONNX file
 [calibration]
 # samples = [%[4]s]  # inputs like those that the graph will see, 100 or more: .npy, pictures, sounds, folders
 
+# [[pass]]
+# use   = "prune.channels"  # a smaller network of the same operators, fitted to what the original makes of the samples
+# flops = "50%%"             # share of the multiplications that stays
+
 [verify]
 # samples = [%[4]s]  # inputs that calibration does not see; its own unless given
 # labels  = "labels.npy"        # the right class of each

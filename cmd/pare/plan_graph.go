@@ -13,6 +13,14 @@ import (
 func (a *app) showGraphPlan(rep *report.Report) error {
 	t := &table{head: []string{"target", "what", "name", "from", "to", ">bytes", "reason"}}
 	var lines []any
+	for _, p := range rep.Passes {
+		if p.Channels == nil {
+			continue
+		}
+		for _, g := range p.Channels.Groups {
+			t.add("", "channels", g.Layers, fmt.Sprint(g.Channels), fmt.Sprint(g.Kept), "", g.Reason)
+		}
+	}
 	for i := range rep.Targets {
 		x := &rep.Targets[i]
 		lines = append(lines, x)

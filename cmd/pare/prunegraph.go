@@ -16,6 +16,7 @@ import (
 	"github.com/pare-dev/pare/internal/proc"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/prune/channels"
+	"github.com/pare-dev/pare/targets/report"
 )
 
 // channelFlags say how channels of a graph are pruned, beside what structureFlags say.
@@ -158,13 +159,7 @@ func (r *channelPruning) text(w io.Writer) {
 	for _, o := range r.Outputs {
 		fmt.Fprintf(w, "output    %s: %.1f dB\n", o.Name, o.SQNR)
 	}
-	share := func(after, before int64) string { return human.Percent(float64(after)/float64(max(before, 1)), 1) }
-	fmt.Fprintf(w, "prune     %d of %d channels stay, %s of the multiplications, %s of the weights, chosen by %s",
-		r.After.Channels, r.Before.Channels, share(r.After.FLOPs, r.Before.FLOPs), share(r.After.Parameters, r.Before.Parameters), r.Score)
-	if r.Samples > 0 {
-		fmt.Fprintf(w, " on %s", plural(r.Samples, "sample"))
-	}
-	fmt.Fprintf(w, "\n%s  %s  %s · %s\n", r.Package, human.Bytes(r.Bytes.Package), times(float64(r.Bytes.Package)/float64(max(1, r.Bytes.Original))), human.Duration(time.Duration(r.Seconds*1e9)))
+	fmt.Fprintf(w, "prune     %s\n%s  %s  %s · %s\n", report.ChannelsText(&r.Report), r.Package, human.Bytes(r.Bytes.Package), times(float64(r.Bytes.Package)/float64(max(1, r.Bytes.Original))), human.Duration(time.Duration(r.Seconds*1e9)))
 }
 
 // pruneChannels takes channels out of the layers of a graph, as the flags of prune ask.

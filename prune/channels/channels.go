@@ -15,6 +15,15 @@ import (
 	"github.com/pare-dev/pare/ir/rewrite"
 )
 
+// Pass is the name of the pass in recipes and reports.
+const Pass = "prune.channels"
+
+// What Multiple and Floor are unless said.
+const (
+	DefaultMultiple = 8
+	DefaultFloor    = 0.125
+)
+
 // Config says what is pruned.
 type Config struct {
 	Budget Budget
@@ -110,13 +119,15 @@ type pruning struct {
 	report   Report
 }
 
-// Plan says what Prune would remove. Samples may be nil.
-func Plan(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Samples, cfg Config) (*Report, error) {
-	p, _, err := plan(ctx, g, net, samples, cfg)
+// Plan says what Prune would remove, with a graph of the shapes that are left: its layers are not fitted. Samples may
+// be nil.
+func Plan(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Samples, cfg Config) (*graph.Graph, *Report, error) {
+	p, gone, err := plan(ctx, g, net, samples, cfg)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return &p.report, nil
+	p.keep = p.t.apply(gone)
+	return p.finish(ctx)
 }
 
 // Prune makes a smaller graph. With samples it is fitted to what the original makes of them. The graph that is given
@@ -139,6 +150,12 @@ func Prune(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Sampl
 	if err != nil {
 		return nil, nil, err
 	}
+	return p.finish(ctx)
+}
+
+// finish hands out what was made.
+func (p *pruning) finish(ctx context.Context) (*graph.Graph, *Report, error) {
+	p.keep.rename(p.g)
 	if err := p.g.Check(); err != nil {
 		return nil, nil, &fault.Error{Op: "prune.channels", Err: err}
 	}
@@ -176,10 +193,10 @@ func plan(ctx context.Context, g *graph.Graph, net ir.Network, samples ir.Sample
 	}
 	multiple, floor := cfg.Multiple, cfg.Floor
 	if multiple == 0 {
-		multiple = 8
+		multiple = DefaultMultiple
 	}
 	if floor == 0 {
-		floor = 0.125
+		floor = DefaultFloor
 	}
 	p.t.spare(p.groups)
 	for _, g := range p.groups {

@@ -15,6 +15,7 @@ type keeper struct {
 	opset int
 	made  map[string]*graph.Value // constants that several nodes share
 	taken map[string]int          // names of values
+	was   map[*graph.Value]string // what a constant that was made is called in the original
 }
 
 // list are the places of the ids that stay.
@@ -30,7 +31,7 @@ func (k *keeper) list(ids []int) []int {
 
 // apply cuts all that a trace followed: constants, attributes and the shapes of values.
 func (t *tracer) apply(gone map[int]bool) *keeper {
-	k := &keeper{u: &t.u, gone: gone, opset: t.g.Opset[""], made: map[string]*graph.Value{}, taken: map[string]int{}}
+	k := &keeper{u: &t.u, gone: gone, opset: t.g.Opset[""], made: map[string]*graph.Value{}, taken: map[string]int{}, was: map[*graph.Value]string{}}
 	for _, n := range t.g.Nodes {
 		for _, list := range [][]*graph.Value{n.In, n.Out} {
 			for _, v := range list {
@@ -70,7 +71,43 @@ func (k *keeper) constant(old *graph.Value, t *graph.Tensor) *graph.Value {
 	v := *old
 	v.Const, v.Type, v.Shape = t, t.Type, graph.Fixed(t.Shape...)
 	v.Name = k.fresh(old.Name + "_cut")
+	k.was[&v] = old.Name
+	if name, ok := k.was[old]; ok {
+		k.was[&v] = name
+	}
 	return &v
+}
+
+// rename gives constants the names that they have in the original, where nothing else has them any more: weights are
+// found by them.
+func (k *keeper) rename(g *graph.Graph) {
+	left := map[string]bool{}
+	values(g, func(v *graph.Value) { left[v.Name] = true })
+	values(g, func(v *graph.Value) {
+		if name, ok := k.was[v]; ok && !left[name] {
+			left[name], v.Name = true, name
+		}
+	})
+}
+
+// values visits all that a graph and the bodies of its nodes have, in order; what several nodes have, again.
+func values(g *graph.Graph, visit func(v *graph.Value)) {
+	all := func(list []*graph.Value) {
+		for _, v := range list {
+			if v != nil {
+				visit(v)
+			}
+		}
+	}
+	all(g.Inputs)
+	for _, n := range g.Nodes {
+		all(n.In)
+		all(n.Out)
+		for _, body := range n.Graphs() {
+			values(body, visit)
+		}
+	}
+	all(g.Outputs)
 }
 
 func (k *keeper) fresh(name string) string {

@@ -58,8 +58,7 @@ func requantize(ctx context.Context, float, like *ir.Tensor) (*ir.Tensor, error)
 // prepare makes ref and base from the source.
 func (e *engine) prepare(ctx context.Context) error {
 	if e.net != nil {
-		e.prepareGraph()
-		return nil
+		return e.prepareGraph(ctx)
 	}
 	e.refKey = key(e.o.Tool, e.origins.Model, e.src.Decoder, e.src.Tokenizer, e.origins.Adapters, e.r.Source)
 	e.key = e.refKey

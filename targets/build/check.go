@@ -9,6 +9,7 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/prune"
+	"github.com/pare-dev/pare/prune/channels"
 	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets"
@@ -121,8 +122,14 @@ func checkPasses(passes []recipe.Pass, adapters bool) (errs []error) {
 			bad(p.Use, "name the adapters in [source]", "there is no adapter to merge")
 		case p.Use == "lora.merge" && (p.Sparsity != nil || p.Pattern != "" || p.Scope != "" || p.Only != nil || p.Skip != nil || p.Schedule != nil || p.Refit != nil || p.Structured()):
 			bad(p.Use, "its options stand in [source]", "the merge takes no options here")
+		case p.Use == channels.Pass:
+			if _, err := channelsConfig(p); err != nil {
+				errs = append(errs, err)
+			}
+		case p.FLOPs != nil || p.Floor != 0:
+			bad(p.Use, "use "+channels.Pass, "flops and floor are about channels of graphs")
 		case p.Structured() && (prune.Lookup(p.Use) == nil || !prune.Lookup(p.Use).Structured):
-			bad(p.Use, "use prune.width or prune.depth, or say which weights become zero with sparsity or pattern", "ratio, parameters, bytes, ffn, kv_heads, hidden, blocks, multiple and score take out whole parts")
+			bad(p.Use, "use prune.width or prune.depth, of graphs prune.channels, or say which weights become zero with sparsity or pattern", "ratio, parameters, bytes, ffn, kv_heads, hidden, blocks, multiple and score take out whole parts")
 		case p.Refit != nil && !*p.Refit && p.Use != "prune.sparsegpt" && p.Use != "prune.width":
 			bad(p.Use, "leave it out", "refit = false where no weights are changed")
 		}

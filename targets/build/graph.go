@@ -9,6 +9,7 @@ import (
 	"github.com/pare-dev/pare/ir"
 	"github.com/pare-dev/pare/ir/graph"
 	"github.com/pare-dev/pare/ir/rewrite"
+	"github.com/pare-dev/pare/prune/channels"
 	"github.com/pare-dev/pare/quantize/qgraph"
 	"github.com/pare-dev/pare/runner/eval"
 	"github.com/pare-dev/pare/targets"
@@ -20,6 +21,9 @@ import (
 // packages, reports and verdicts are the same; what differs is in the files that begin with graph.
 type network struct {
 	g *graph.Graph // the source's: defaults of inputs are constants, and open shapes that the recipe fixes are fixed
+	// base is what targets start from: g, or what passes made of it, which has so many parameters.
+	base       *graph.Graph
+	parameters int64
 	// calib and check are the samples to learn from and to compare on, nil for none. same says that they are the
 	// same ones.
 	calib, check *samples.Set
@@ -37,6 +41,7 @@ func (e *engine) openGraph(ctx context.Context) error {
 	e.net = n
 	n.g, _ = e.src.Graph.Clone()
 	rewrite.Freeze(n.g)
+	n.base, n.parameters = n.g, e.src.Parameters()
 	shapes, err := samples.ParseShapes(e.r.Source.Shapes, n.g.Inputs)
 	if err != nil {
 		return err
@@ -118,7 +123,6 @@ func resolveGraph(in *recipe.Recipe) (*recipe.Recipe, error) {
 	}{
 		{len(r.Source.Adapters) > 0, "[source]", "adapters", "merge adapters before the model is exported"},
 		{r.Source.Dtype != "", "[source]", "dtype", "the type of weights is quantize, in [[target]]"},
-		{len(r.Passes) > 0, "[[pass]]", "use", "run pare prune on the file, and build from what it writes"},
 		{r.Distill != nil, "[distill]", "text", "graphs are not trained: leave the section out"},
 		{len(c.Text) > 0, "[calibration]", "text", `samples = ["FILE"] names what a graph learns from`},
 		{c.Tokens > 0, "[calibration]", "tokens", "leave it out"},
@@ -134,6 +138,12 @@ func resolveGraph(in *recipe.Recipe) (*recipe.Recipe, error) {
 			bad(x.section, x.key, x.hint)
 		}
 	}
+	for _, p := range r.Passes {
+		if p.Use != channels.Pass {
+			bad("[[pass]]", p.Use, "take "+channels.Pass)
+		}
+	}
+	resolveChannels(r)
 	for _, name := range sortedKeys(r.Gate) {
 		if languageGate(name) {
 			errs = append(errs, misuse("gate", "graphs have sqnr_db, sqnr_all_db, cosine, top1, accuracy_drop, f1_drop, auc_drop, size_ratio and latency_speedup", "%s says nothing about graphs", name))
@@ -206,6 +216,11 @@ func graphKeys(r *recipe.Recipe) error {
 	} {
 		if x.said {
 			bad(x.section, x.key, x.hint)
+		}
+	}
+	for _, p := range r.Passes {
+		if p.Use == channels.Pass {
+			bad("[[pass]]", p.Use, "take prune.width or prune.depth")
 		}
 	}
 	for i := range r.Targets {

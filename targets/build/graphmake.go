@@ -62,25 +62,25 @@ func (e *engine) change(ctx context.Context, j *job, list ir.Samples, sketch boo
 	switch q := j.net.req; q.Kind {
 	case qgraph.KindFloat:
 		c.pass.Name = "fold"
-		if len(e.r.Source.Shapes) == 0 && j.table.Graph.Rules == nil {
+		if len(e.r.Source.Shapes) == 0 && len(e.r.Passes) == 0 && j.table.Graph.Rules == nil {
 			c.pass.Name, c.g = "copy", e.src.Graph
 			break
 		}
 		var folded []rewrite.Change
-		if c.g, folded, err = qgraph.Prepare(ctx, e.net.g, net, 0); err == nil {
+		if c.g, folded, err = qgraph.Prepare(ctx, e.net.base, net, 0); err == nil {
 			c.rewrites(folded)
 		}
 	case qgraph.KindBlocks:
 		c.pass.Name = "quantize.weights"
 		var rep *qgraph.WeightReport
-		if c.g, rep, err = (qgraph.WeightOnly{Bits: q.Bits, Block: q.Block, Keep: j.net.cfg.Keep, Memory: e.memory() / 2}).Apply(ctx, e.net.g); err == nil {
+		if c.g, rep, err = (qgraph.WeightOnly{Bits: q.Bits, Block: q.Block, Keep: j.net.cfg.Keep, Memory: e.memory() / 2}).Apply(ctx, e.net.base); err == nil {
 			weights(rep)
 		}
 	case qgraph.KindDynamic:
 		c.pass.Name = "quantize.dynamic"
 		var folded []rewrite.Change
 		var g *graph.Graph
-		if g, folded, err = qgraph.Prepare(ctx, e.net.g, net, 11); err != nil {
+		if g, folded, err = qgraph.Prepare(ctx, e.net.base, net, 11); err != nil {
 			break
 		}
 		c.rewrites(folded)
@@ -143,13 +143,13 @@ func (e *engine) static(ctx context.Context, j *job, net *eval.Network, list ir.
 	var rep *qgraph.Report
 	var err error
 	if sketch {
-		c.g, rep, err = qgraph.Sketch(ctx, e.net.g, net, j.net.cfg)
+		c.g, rep, err = qgraph.Sketch(ctx, e.net.base, net, j.net.cfg)
 	} else {
 		e.meter.Stage("calibrate "+j.t.Name, 0, "samples")
 		cfg := j.net.cfg
 		cfg.ISA = e.o.ISA
 		var s *qgraph.Static
-		if s, err = qgraph.New(ctx, e.net.g, net, list, cfg); err != nil {
+		if s, err = qgraph.New(ctx, e.net.base, net, list, cfg); err != nil {
 			return err
 		}
 		var float map[*graph.Node]bool
@@ -237,10 +237,14 @@ func (e *engine) mix(ctx context.Context, j *job, s *qgraph.Static, c *changed) 
 }
 
 // score is the gate's own figure on the first calibration samples, or on all for 0: the least ratio of signal to error
-// of any output.
+// of any output. What passes took counts, too: the signal is then that of the source.
 func (e *engine) score(s *qgraph.Static, most int) qgraph.Score {
 	return func(ctx context.Context, g *graph.Graph) (float64, error) {
-		a, err := eval.Compile(s.Graph(), e.evalOptions(2))
+		original := s.Graph()
+		if len(e.r.Passes) > 0 {
+			original = e.net.g
+		}
+		a, err := eval.Compile(original, e.evalOptions(2))
 		if err != nil {
 			return 0, err
 		}
@@ -265,7 +269,7 @@ func (e *engine) score(s *qgraph.Static, most int) qgraph.Score {
 func (e *engine) quantizeGraph(ctx context.Context, j *job, rec *packaged) (*ir.Model, error) {
 	var list ir.Samples
 	if e.net.calib != nil && j.net.req.Kind == qgraph.KindStatic {
-		n, err := e.originalNetwork()
+		n, err := e.networkOf(e.net.base)
 		if err != nil {
 			return nil, err
 		}
@@ -288,9 +292,9 @@ func (e *engine) quantizeGraph(ctx context.Context, j *job, rec *packaged) (*ir.
 	return m, nil
 }
 
-// originalNetwork is the source, ready to run.
-func (e *engine) originalNetwork() (*samples.Network, error) {
-	p, err := eval.Compile(e.net.g, e.evalOptions(2))
+// networkOf is a graph that came of the source, ready to run.
+func (e *engine) networkOf(g *graph.Graph) (*samples.Network, error) {
+	p, err := eval.Compile(g, e.evalOptions(2))
 	if err != nil {
 		return nil, inModel(e.src.Path, err)
 	}
@@ -299,9 +303,12 @@ func (e *engine) originalNetwork() (*samples.Network, error) {
 
 // graphTensors says what became of every weight of the source.
 func (e *engine) graphTensors(c *changed) []report.Tensor {
-	made := map[string]*graph.Tensor{}
+	made, base := map[string]*graph.Tensor{}, map[string]*graph.Tensor{}
 	for _, v := range c.g.Constants() {
 		made[v.Name] = v.Const
+	}
+	for _, v := range e.net.base.Constants() {
+		base[v.Name] = v.Const
 	}
 	bytes := func(names ...string) (n int64) {
 		for _, name := range names {
@@ -314,11 +321,14 @@ func (e *engine) graphTensors(c *changed) []report.Tensor {
 	var list []report.Tensor
 	for _, t := range e.src.Tensors() {
 		line := report.Tensor{Name: t.Name, Shape: t.Shape, From: typeName(t.Type, t.Scheme), Figures: c.layers[t.Name]}
+		if b := base[t.Name]; b != nil {
+			line.Shape = b.Shape
+		}
 		codes, same := made[t.Name+"_q"], made[t.Name]
 		switch {
 		case codes != nil:
 			line.To, line.Bytes = codes.Type.String(), bytes(t.Name+"_q", t.Name+"_scale", t.Name+"_zero")
-			if b := blockBits(codes, t); b > 0 {
+			if b := blockBits(codes, line.Shape); b > 0 {
 				line.To = fmt.Sprintf("int%d in blocks", b)
 			}
 		case same != nil:
@@ -332,11 +342,11 @@ func (e *engine) graphTensors(c *changed) []report.Tensor {
 }
 
 // blockBits is the number of bits of codes in blocks, 0 for one code an element.
-func blockBits(codes *graph.Tensor, t *ir.Tensor) int {
-	if len(codes.Shape) != 3 || len(t.Shape) != 2 {
+func blockBits(codes *graph.Tensor, shape []int) int {
+	if len(codes.Shape) != 3 || len(shape) != 2 {
 		return 0
 	}
-	if int64(codes.Elems()) < t.Elems() {
+	if codes.Elems() < graph.Elems(shape) {
 		return 4
 	}
 	return 8

@@ -64,7 +64,7 @@ func (e *engine) planGraph(ctx context.Context, j *job) error {
 	if err != nil && like == nil && e.open() {
 		// Dimensions that are tried in the place of open ones need not go together: the graph as it is then.
 		r.Caveats = append(r.Caveats, "what would be quantized is not known while dimensions of inputs are open: fix them with --shape INPUT=1x3x224x224, or give samples")
-		c, err = &changed{g: e.net.g, graph: report.Graph{Float: nodeCount(e.net.g)}}, nil
+		c, err = &changed{g: e.net.base, graph: report.Graph{Float: nodeCount(e.net.base)}}, nil
 	}
 	if err != nil {
 		var fe *fault.Error
@@ -184,6 +184,9 @@ func (e *engine) estimateGraph(jobs []*job) error {
 			least, usual = max(least, held+3*source), max(usual, held+5*source+32<<20)
 		}
 	}
+	if len(e.r.Passes) > 0 { // original and pruned side by side, and what each layer is fitted on
+		least, usual = max(least, held+3*source), max(usual, held+5*source+32<<20)
+	}
 	if e.net.check != nil { // both ready to run
 		least, usual = max(least, held+2*source), max(usual, held+4*source)
 	}
@@ -197,11 +200,18 @@ func (e *engine) estimateGraph(jobs []*job) error {
 	return errors.Join(proc.Afford("plan", least, e.o.MaxMemory, "raise --max-memory, leave the comparison out (--no-verify), or quantize weights alone (int4-32)"), e.checkDisk())
 }
 
-// prepareGraph makes the keys of stages.
-func (e *engine) prepareGraph() {
+// prepareGraph makes the keys of stages, and what targets start from.
+func (e *engine) prepareGraph(ctx context.Context) error {
 	e.refKey = key(e.o.Tool, e.origins.Model, e.r.Source.Shapes, e.r.Preprocess, e.origins.Assets)
 	e.key = key(e.refKey, e.origins.Samples)
 	e.ref, e.base = e.src, e.src
+	e.net.base = e.net.g // the plan's was a sketch
+	for i := range e.r.Passes {
+		if err := e.timed("prune", "", func() (bool, error) { return e.pruneChannels(ctx, i) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // graphKey is the digest of everything that the package of a graph depends on.
@@ -341,6 +351,7 @@ func (e *engine) packedInputs() recipe.Inputs {
 
 // graphManifest says what only packages of graphs say.
 func (e *engine) graphManifest(man *pack.Manifest) {
+	man.Parameters = e.net.parameters
 	for _, s := range e.origins.Samples {
 		man.Samples = append(man.Samples, pack.Origin{Digest: s})
 	}

@@ -57,6 +57,8 @@ func (e *engine) plan(ctx context.Context) ([]*job, error) {
 		if m, err = e.planBase(ctx); err != nil {
 			return nil, err
 		}
+	} else if err := e.planChannels(ctx); err != nil {
+		return nil, err
 	}
 	if strings.HasSuffix(filepath.Clean(e.src.Path), rejectedSuffix) {
 		e.note("the source is a package that missed its gates")

@@ -50,7 +50,9 @@ func (e *engine) newJob(i int) (*job, error) {
 		return nil, err
 	}
 	if e.net != nil {
-		return j, j.openGraph()
+		err := j.openGraph()
+		j.isa = j.isa || e.learnsChannels()
+		return j, err
 	}
 	if j.box, err = j.table.Container(j.t.Container); err != nil {
 		return nil, err

@@ -17,6 +17,7 @@ import (
 	"github.com/pare-dev/pare/internal/fault"
 	"github.com/pare-dev/pare/internal/human"
 	"github.com/pare-dev/pare/prune"
+	"github.com/pare-dev/pare/prune/channels"
 	"github.com/pare-dev/pare/quantize"
 	"github.com/pare-dev/pare/runner/verify"
 )
@@ -89,13 +90,15 @@ func (d *decoder) fail(path, hint, format string, a ...any) {
 func words(enum string) []string {
 	switch enum {
 	case "@passes":
-		list := []string{"lora.merge"}
+		list := []string{"lora.merge", channels.Pass}
 		for _, name := range prune.MethodNames() {
 			list = append(list, prune.Prefix+name)
 		}
 		return list
 	case "@scores":
-		return prune.Scores()
+		list := append(prune.Scores(), channels.Scores()...)
+		slices.Sort(list)
+		return slices.Compact(list)
 	case "@methods":
 		return append(quantize.MethodNames(), calib.MethodNames()...)
 	}

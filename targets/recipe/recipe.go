@@ -73,7 +73,7 @@ type Calibration struct {
 	Context  int      `json:"context,omitempty" doc:"tokens in a sequence; default 512"`
 	Shuffle  bool     `json:"shuffle,omitempty" doc:"take documents, and stretches of long ones, in an order that the seed gives, not from the beginning"`
 	Unpacked bool     `json:"unpacked,omitempty" doc:"every document begins a sequence of its own, in place of filling sequences with one behind the other"`
-	Samples  []string `json:"samples,omitempty" doc:"graphs: files, folders and arrays that ranges of activations are found on, \"FILE\" or \"INPUT=FILE\""`
+	Samples  []string `json:"samples,omitempty" doc:"graphs: files, folders and arrays that ranges of activations are found on and channels are pruned by, \"FILE\" or \"INPUT=FILE\""`
 	Imatrix  string   `json:"imatrix,omitempty" doc:"importance matrix in llama.cpp's GGUF form, in place of measuring one"`
 	Seed     uint64   `json:"seed,omitempty" doc:"seed of everything random"`
 }
@@ -84,26 +84,28 @@ type Pass struct {
 	Sparsity *Ratio   `json:"sparsity,omitempty" doc:"share of zeros, 0.5 or \"50%\""`
 	Pattern  string   `json:"pattern,omitempty" doc:"N:M zeros, such as \"2:4\": at most N of M consecutive weights stay"`
 	Scope    string   `json:"scope,omitempty" doc:"what competes: the weights of a row, of a matrix, or all" enum:"row,layer,global"`
-	Only     []string `json:"only,omitempty" doc:"tensor patterns; default all block matrices"`
-	Skip     []string `json:"skip,omitempty" doc:"tensor patterns left alone"`
+	Only     []string `json:"only,omitempty" doc:"tensor patterns; default all block matrices; channels: patterns of layers or operators"`
+	Skip     []string `json:"skip,omitempty" doc:"tensor patterns left alone; channels: patterns of layers or operators"`
 	Schedule []Share  `json:"schedule,omitempty" doc:"sparsity for some layers; the first match counts"`
-	Refit    *bool    `json:"refit,omitempty" doc:"prune.sparsegpt: fit the kept weights once more, all together; prune.width: fit what read the parts that went; true unless said"`
+	Refit    *bool    `json:"refit,omitempty" doc:"prune.sparsegpt: fit the kept weights once more, all together; prune.width and prune.channels: fit what read the parts that went; true unless said"`
 
-	// Of prune.width and prune.depth, which take out whole parts.
-	Ratio      *Ratio `json:"ratio,omitempty" doc:"width, depth: share of the parameters of the blocks that goes, 0.25 or \"25%\""`
-	Parameters int    `json:"parameters,omitempty" doc:"width, depth: most parameters that the model has afterwards"`
-	Bytes      int    `json:"bytes,omitempty" doc:"width, depth: most bytes that its weights take before quantization"`
+	// Of prune.width and prune.depth, and of prune.channels for graphs, which take out whole parts.
+	Ratio      *Ratio `json:"ratio,omitempty" doc:"width, depth: share of the parameters of the blocks that goes, 0.25 or \"25%\"; channels: share of those of every group"`
+	FLOPs      *Ratio `json:"flops,omitempty" doc:"channels: share of the multiplications that stays, 0.5 or \"50%\""`
+	Parameters int    `json:"parameters,omitempty" doc:"width, depth: most parameters that the model has afterwards; channels: of layers with weights"`
+	Bytes      int    `json:"bytes,omitempty" doc:"width, depth, channels: most bytes that its weights take before quantization"`
 	FFN        int    `json:"ffn,omitempty" doc:"width: neurons of the MLP that stay in every block"`
 	KVHeads    int    `json:"kv_heads,omitempty" doc:"width: key heads that stay in every block, with the query heads that share them"`
 	Hidden     int    `json:"hidden,omitempty" doc:"width: channels of the residual stream that stay"`
 	Blocks     int    `json:"blocks,omitempty" doc:"depth: blocks that stay"`
-	Multiple   int    `json:"multiple,omitempty" doc:"width: what the neurons of the MLP are a multiple of; default the block length of stored types where that leaves a fine choice"`
-	Score      string `json:"score,omitempty" doc:"what parts are chosen by; default activation for width, influence for depth" enum:"@scores"`
+	Multiple   int    `json:"multiple,omitempty" doc:"width: what the neurons of the MLP are a multiple of; default the block length of stored types where that leaves a fine choice; channels: what those of a group are; 8"`
+	Floor      Ratio  `json:"floor,omitempty" doc:"channels: share of a group that stays at least; default 12.5%"`
+	Score      string `json:"score,omitempty" doc:"what parts are chosen by; default activation for width, influence for depth, fit for channels, or magnitude where there are no samples" enum:"@scores"`
 }
 
-// Structured reports whether a key of prune.width or prune.depth is set.
+// Structured reports whether a key of passes that take out whole parts is set.
 func (p *Pass) Structured() bool {
-	return p.Ratio != nil || p.Parameters != 0 || p.Bytes != 0 || p.FFN != 0 || p.KVHeads != 0 || p.Hidden != 0 || p.Blocks != 0 || p.Multiple != 0 || p.Score != ""
+	return p.Ratio != nil || p.FLOPs != nil || p.Floor != 0 || p.Parameters != 0 || p.Bytes != 0 || p.FFN != 0 || p.KVHeads != 0 || p.Hidden != 0 || p.Blocks != 0 || p.Multiple != 0 || p.Score != ""
 }
 
 // Share sets a sparsity for the tensors that a pattern matches.

@@ -31,6 +31,14 @@ schedule = [
   { match = "*.0.*", sparsity = 0.25 },
 ]
 
+[[pass]]
+use      = "prune.channels"
+flops    = "50%"
+floor    = "25%"
+multiple = 4
+score    = "fit"
+refit    = false
+
 [[target]]
 use      = "arm64"
 quantize = "q4_0"
@@ -59,7 +67,7 @@ func TestParse(t *testing.T) {
 	want := &Recipe{
 		Source:      Source{Model: "models/books-6m", Adapters: []Adapter{{"adapters/support-lora", 1}, {"b", 0.25}}},
 		Calibration: Calibration{Text: []string{"calib.txt"}, Tokens: 65536, Seed: 7},
-		Passes:      []Pass{{Use: "prune.wanda", Sparsity: &half, Pattern: "2:4", Only: []string{"*.mlp.*"}, Schedule: []Share{{"*.0.*", 0.25}}}},
+		Passes:      []Pass{{Use: "prune.wanda", Sparsity: &half, Pattern: "2:4", Only: []string{"*.mlp.*"}, Schedule: []Share{{"*.0.*", 0.25}}}, {Use: "prune.channels", FLOPs: &half, Floor: 0.25, Multiple: 4, Score: "fit", Refit: new(bool)}},
 		Targets:     []Target{{Use: "arm64", Quantize: "q4_0", Method: "gptq"}, {Use: "x86-64-v4", Keep: []string{"*.attn_v.*=q6_k"}}},
 		Verify:      Verify{Text: []string{`a"b.txt`}},
 		Gate:        Gate{"kl_mean": 0.05, "top1": 0.93, "perplexity_increase": 0.04, "decode_speedup": 1.5},
@@ -89,7 +97,7 @@ func TestMistakes(t *testing.T) {
 		{"[calibration]\ntokens = 99999999999", `must be a whole number`},
 		{"[calibration]\ntext = [1]", `r.toml:2: text[0] in [calibration] must be a string, not a number`},
 		{"[source]\nmodel = 2020-01-01", `model in [source] must be a string, not a date`},
-		{"[[pass]]\nuse = \"prune.wnada\"", `r.toml:2: use in [[pass]] cannot be "prune.wnada"; choose lora.merge, prune.depth, prune.magnitude, prune.sparsegpt, prune.wanda, prune.width; did you mean "prune.wanda"?`},
+		{"[[pass]]\nuse = \"prune.wnada\"", `r.toml:2: use in [[pass]] cannot be "prune.wnada"; choose lora.merge, prune.channels, prune.depth, prune.magnitude, prune.sparsegpt, prune.wanda, prune.width; did you mean "prune.wanda"?`},
 		{"[[pass]]\nsparsity = 0.5", `r.toml:1: [[pass]] needs use`},
 		{"[target]\nuse = \"arm64\"", `r.toml:1: [target] is a list of tables: write [[target]]`},
 		{"[[pass]]\nuse='prune.wanda'\nschedule=[{match='a',sparsity=0.1},\n{mtach='b',sparsity=0.1}]", `r.toml:4: unknown key "mtach" in [[pass]]`},

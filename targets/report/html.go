@@ -66,19 +66,20 @@ type sampleView struct {
 }
 
 var pageTemplate = template.Must(template.New("report").Funcs(template.FuncMap{
-	"base":    func(p string) string { return filepath.Base(filepath.Clean(p)) },
-	"bytes":   human.Bytes,
-	"float":   human.Float,
-	"whole":   func(v float64) string { return human.Thousands(int64(math.Round(v))) },
-	"percent": func(v float64) string { return human.Percent(v, 1) },
-	"check":   CheckText,
-	"seconds": seconds,
-	"amount":  amount,
-	"shape":   shape,
-	"numeric": numeric,
-	"foot":    func(i int) string { return superscript(i + 1) },
-	"figure":  figureCell,
-	"names":   htmlNames,
+	"channels": ChannelsText,
+	"base":     func(p string) string { return filepath.Base(filepath.Clean(p)) },
+	"bytes":    human.Bytes,
+	"float":    human.Float,
+	"whole":    func(v float64) string { return human.Thousands(int64(math.Round(v))) },
+	"percent":  func(v float64) string { return human.Percent(v, 1) },
+	"check":    CheckText,
+	"seconds":  seconds,
+	"amount":   amount,
+	"shape":    shape,
+	"numeric":  numeric,
+	"foot":     func(i int) string { return superscript(i + 1) },
+	"figure":   figureCell,
+	"names":    htmlNames,
 }).Parse(pageText))
 
 // HTML is the report as one self-contained file: no network, light and dark, readable on a phone.

@@ -39,8 +39,8 @@ func (r *Report) Markdown() []byte {
 	if len(r.Passes) > 0 {
 		line("\n## Before the targets\n")
 		for _, p := range r.Passes {
-			line("- %s changed %d tensors, left %d alone", p.Name, p.Changed, len(p.Skipped))
-			for _, n := range p.Notes {
+			line("- %s", p.Text())
+			for _, n := range append(p.ChannelLines(), p.Notes...) {
 				line("  - %s", n)
 			}
 		}

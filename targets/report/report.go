@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/pare-dev/pare/internal/human"
+	"github.com/pare-dev/pare/prune/channels"
 	"github.com/pare-dev/pare/runner/bench"
 	"github.com/pare-dev/pare/runner/verify"
 	"github.com/pare-dev/pare/targets/recipe"
@@ -139,6 +140,8 @@ type PassResult struct {
 	Notes   []string `json:"notes,omitempty"`
 	// Tensors holds figures by tensor, such as sparsity; only of passes before the targets part.
 	Tensors []Tensor `json:"tensors,omitempty"`
+	// Channels is what went of a graph, of prune.channels: Changed counts its groups, Skipped are those that stay whole.
+	Channels *channels.Report `json:"channels,omitempty"`
 }
 
 // Zeros is what the file holds of the weights that were pruned, counted after it was written.
