@@ -28,6 +28,10 @@ var encoders = map[string]encoder{
 	"q6_k": {256, 210, fnEncodeQ6K, fnEncodeQ6K, 0},
 	"q4_k": {256, 144, fnEncodeSixes, fnEncodeSixes, 0},
 	"q5_k": {256, 176, fnEncodeSixes, fnEncodeSixes, 1},
+
+	"iq4_nl": {32, 18, fnEncodeNonlinear, fnEncodeNonlinear, 0},
+	"iq4_xs": {256, 136, fnEncodeNonlinear, fnEncodeNonlinear, 1},
+	"mxfp4":  {32, 17, fnEncodeMxfp4, fnEncodeMxfp4, 0},
 }
 
 type encodeArgs struct {

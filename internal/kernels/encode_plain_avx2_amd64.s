@@ -19,12 +19,12 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x02068e0f; WORD $0x0000 // jle 0x213 <k_encode_q8_0+0x213>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x0014d705587de2c4; BYTE $0x00 // vpbroadcastd 0x14d7(%rip), %ymm0 # 0x14f4 <k_row_squares+0x344>
+	QUAD $0x00185f05587de2c4; BYTE $0x00 // vpbroadcastd 0x185f(%rip), %ymm0 # 0x187c <k_row_squares+0x36c>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x000014b00d10fac5 // vmovss 0x14b0(%rip), %xmm1 # 0x14d8 <k_row_squares+0x328>
-	QUAD $0x00149f15187de2c4; BYTE $0x00 // vbroadcastss 0x149f(%rip), %ymm2 # 0x14d0 <k_row_squares+0x320>
+	QUAD $0x000018340d10fac5 // vmovss 0x1834(%rip), %xmm1 # 0x185c <k_row_squares+0x34c>
+	QUAD $0x00182315187de2c4; BYTE $0x00 // vbroadcastss 0x1823(%rip), %ymm2 # 0x1854 <k_row_squares+0x344>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x00148625587de2c4; BYTE $0x00 // vpbroadcastd 0x1486(%rip), %ymm4 # 0x14c4 <k_row_squares+0x314>
+	QUAD $0x00180625587de2c4; BYTE $0x00 // vpbroadcastd 0x1806(%rip), %ymm4 # 0x1844 <k_row_squares+0x334>
 	LONG $0x000132e9; BYTE $0x00 // jmp 0x175 <k_encode_q8_0+0x175>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x1d7943c4; WORD $0x04d2 // vcvtps2ph $0x4, %xmm10, %xmm10
@@ -114,7 +114,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2e7841c4; BYTE $0xd3 // vucomiss %xmm11, %xmm10
 	WORD $0x0675 // jne 0x1e6 <k_encode_q8_0+0x1e6>
 	LONG $0xfe6a8b0f; WORD $0xffff // jnp 0x50 <k_encode_q8_0+0x50>
-	QUAD $0x000012da2d10fac5 // vmovss 0x12da(%rip), %xmm5 # 0x14c8 <k_row_squares+0x318>
+	QUAD $0x0000165a2d10fac5 // vmovss 0x165a(%rip), %xmm5 # 0x1848 <k_row_squares+0x338>
 	LONG $0x5e5241c4; BYTE $0xe2 // vdivss %xmm10, %xmm5, %xmm12
 	LONG $0xe67e79c5 // vmovd %xmm12, %esi
 	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
@@ -133,12 +133,12 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x0012b405587de2c4; BYTE $0x00 // vpbroadcastd 0x12b4(%rip), %ymm0 # 0x14f4 <k_row_squares+0x344>
-	QUAD $0x000012a40d10fac5 // vmovss 0x12a4(%rip), %xmm1 # 0x14ec <k_row_squares+0x33c>
-	QUAD $0x0012a715187de2c4; BYTE $0x00 // vbroadcastss 0x12a7(%rip), %ymm2 # 0x14f8 <k_row_squares+0x348>
-	QUAD $0x0012721d587de2c4; BYTE $0x00 // vpbroadcastd 0x1272(%rip), %ymm3 # 0x14cc <k_row_squares+0x31c>
+	QUAD $0x00163c05587de2c4; BYTE $0x00 // vpbroadcastd 0x163c(%rip), %ymm0 # 0x187c <k_row_squares+0x36c>
+	QUAD $0x0000162c0d10fac5 // vmovss 0x162c(%rip), %xmm1 # 0x1874 <k_row_squares+0x364>
+	QUAD $0x00162f15187de2c4; BYTE $0x00 // vbroadcastss 0x162f(%rip), %ymm2 # 0x1880 <k_row_squares+0x370>
+	QUAD $0x0015f21d587de2c4; BYTE $0x00 // vpbroadcastd 0x15f2(%rip), %ymm3 # 0x184c <k_row_squares+0x33c>
 	LONG $0xe457d8c5 // vxorps %xmm4, %xmm4, %xmm4
-	QUAD $0x00125d2d587de2c4; BYTE $0x00 // vpbroadcastd 0x125d(%rip), %ymm5 # 0x14c4 <k_row_squares+0x314>
+	QUAD $0x0015dd2d587de2c4; BYTE $0x00 // vpbroadcastd 0x15dd(%rip), %ymm5 # 0x1844 <k_row_squares+0x334>
 	LONG $0x0000cde9; BYTE $0x00 // jmp 0x339 <k_encode_q4_0+0x119>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x1d7963c4; WORD $0x04ff // vcvtps2ph $0x4, %xmm15, %xmm7
@@ -211,13 +211,13 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587d42c4; BYTE $0xc9 // vpbroadcastd %xmm9, %ymm9
 	LONG $0x763541c4; BYTE $0xc0 // vpcmpeqd %ymm8, %ymm9, %ymm8
 	LONG $0xff76b5c5 // vpcmpeqd %ymm7, %ymm9, %ymm7
-	QUAD $0x00113015187d62c4; BYTE $0x00 // vbroadcastss 0x1130(%rip), %ymm10 # 0x14e4 <k_row_squares+0x334>
-	QUAD $0x0011a23d4a2de3c4; WORD $0x7000 // vblendvps %ymm7, 0x11a2(%rip), %ymm10, %ymm7 # 0x1560 <k_row_squares+0x3b0>
-	QUAD $0x0011583d4a45e3c4; WORD $0x8000 // vblendvps %ymm8, 0x1158(%rip), %ymm7, %ymm7 # 0x1520 <k_row_squares+0x370>
+	QUAD $0x0014b815187d62c4; BYTE $0x00 // vbroadcastss 0x14b8(%rip), %ymm10 # 0x186c <k_row_squares+0x35c>
+	QUAD $0x0015423d4a2de3c4; WORD $0x7000 // vblendvps %ymm7, 0x1542(%rip), %ymm10, %ymm7 # 0x1900 <k_row_squares+0x3f0>
+	QUAD $0x0014f83d4a45e3c4; WORD $0x8000 // vblendvps %ymm8, 0x14f8(%rip), %ymm7, %ymm7 # 0x18c0 <k_row_squares+0x3b0>
 	LONG $0xf676b5c5 // vpcmpeqd %ymm6, %ymm9, %ymm6
-	QUAD $0x00116a354a2de3c4; WORD $0x6000 // vblendvps %ymm6, 0x116a(%rip), %ymm10, %ymm6 # 0x1540 <k_row_squares+0x390>
+	QUAD $0x00150a354a2de3c4; WORD $0x6000 // vblendvps %ymm6, 0x150a(%rip), %ymm10, %ymm6 # 0x18e0 <k_row_squares+0x3d0>
 	LONG $0x763541c4; BYTE $0xc7 // vpcmpeqd %ymm15, %ymm9, %ymm8
-	QUAD $0x00111b354a4de3c4; WORD $0x8000 // vblendvps %ymm8, 0x111b(%rip), %ymm6, %ymm6 # 0x1500 <k_row_squares+0x350>
+	QUAD $0x0014bb354a4de3c4; WORD $0x8000 // vblendvps %ymm8, 0x14bb(%rip), %ymm6, %ymm6 # 0x18a0 <k_row_squares+0x390>
 	LONG $0x3945e2c4; BYTE $0xf6 // vpminsd %ymm6, %ymm7, %ymm6
 	LONG $0x397de3c4; WORD $0x01f7 // vextracti128 $0x1, %ymm6, %xmm7
 	LONG $0x3949e2c4; BYTE $0xf7 // vpminsd %xmm7, %xmm6, %xmm6
@@ -232,7 +232,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe2e78c5 // vucomiss %xmm6, %xmm15
 	WORD $0x0675 // jne 0x426 <k_encode_q4_0+0x206>
 	LONG $0xfe4a8b0f; WORD $0xffff // jnp 0x270 <k_encode_q4_0+0x50>
-	QUAD $0x0000109a3510fac5 // vmovss 0x109a(%rip), %xmm6 # 0x14c8 <k_row_squares+0x318>
+	QUAD $0x0000141a3510fac5 // vmovss 0x141a(%rip), %xmm6 # 0x1848 <k_row_squares+0x338>
 	LONG $0x5e4ac1c4; BYTE $0xff // vdivss %xmm15, %xmm6, %xmm7
 	LONG $0xfe7ef9c5 // vmovd %xmm7, %esi
 	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
@@ -253,15 +253,15 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x00107005587de2c4; BYTE $0x00 // vpbroadcastd 0x1070(%rip), %ymm0 # 0x14f4 <k_row_squares+0x344>
-	QUAD $0x00106f15187de2c4; BYTE $0x00 // vbroadcastss 0x106f(%rip), %ymm2 # 0x14fc <k_row_squares+0x34c>
-	QUAD $0x0010461d587de2c4; BYTE $0x00 // vpbroadcastd 0x1046(%rip), %ymm3 # 0x14dc <k_row_squares+0x32c>
-	QUAD $0x0010250d187de2c4; BYTE $0x00 // vbroadcastss 0x1025(%rip), %ymm1 # 0x14c4 <k_row_squares+0x314>
+	QUAD $0x0013f805587de2c4; BYTE $0x00 // vpbroadcastd 0x13f8(%rip), %ymm0 # 0x187c <k_row_squares+0x36c>
+	QUAD $0x0013f715187de2c4; BYTE $0x00 // vbroadcastss 0x13f7(%rip), %ymm2 # 0x1884 <k_row_squares+0x374>
+	QUAD $0x0013ce1d587de2c4; BYTE $0x00 // vpbroadcastd 0x13ce(%rip), %ymm3 # 0x1864 <k_row_squares+0x354>
+	QUAD $0x0013a50d187de2c4; BYTE $0x00 // vbroadcastss 0x13a5(%rip), %ymm1 # 0x1844 <k_row_squares+0x334>
 	LONG $0x4c11fcc5; WORD $0x2024 // vmovups %ymm1, 0x20(%rsp)
-	QUAD $0x0010e20d597de2c4; BYTE $0x00 // vpbroadcastq 0x10e2(%rip), %ymm1 # 0x1590 <k_row_squares+0x3e0>
+	QUAD $0x0014820d597de2c4; BYTE $0x00 // vpbroadcastq 0x1482(%rip), %ymm1 # 0x1930 <k_row_squares+0x420>
 	LONG $0x0c7ffec5; BYTE $0x24 // vmovdqu %ymm1, (%rsp)
-	QUAD $0x0010cc35597de2c4; BYTE $0x00 // vpbroadcastq 0x10cc(%rip), %ymm6 # 0x1588 <k_row_squares+0x3d8>
-	QUAD $0x0010bb3d597de2c4; BYTE $0x00 // vpbroadcastq 0x10bb(%rip), %ymm7 # 0x1580 <k_row_squares+0x3d0>
+	QUAD $0x00146c35597de2c4; BYTE $0x00 // vpbroadcastq 0x146c(%rip), %ymm6 # 0x1928 <k_row_squares+0x418>
+	QUAD $0x00145b3d597de2c4; BYTE $0x00 // vpbroadcastq 0x145b(%rip), %ymm7 # 0x1920 <k_row_squares+0x410>
 	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
 	LONG $0x00012de9; BYTE $0x00 // jmp 0x5fc <k_encode_q5_0+0x19c>
 	BYTE $0x90 // nop
@@ -318,9 +318,9 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2b59e2c4; BYTE $0xe4 // vpackusdw %xmm4, %xmm4, %xmm4
 	LONG $0xe467d9c5 // vpackuswb %xmm4, %xmm4, %xmm4
 	LONG $0x617ef9c5; BYTE $0x02 // vmovd %xmm4, 0x2(%rcx)
-	QUAD $0x00000fcf25dbd1c5 // vpand 0xfcf(%rip), %xmm5, %xmm4 # 0x15a0 <k_row_squares+0x3f0>
+	QUAD $0x0000136f25dbd1c5 // vpand 0x136f(%rip), %xmm5, %xmm4 # 0x1940 <k_row_squares+0x430>
 	LONG $0xf171f1c5; BYTE $0x04 // vpsllw $0x4, %xmm1, %xmm1
-	QUAD $0x00000fd20ddbf1c5 // vpand 0xfd2(%rip), %xmm1, %xmm1 # 0x15b0 <k_row_squares+0x400>
+	QUAD $0x000013920ddbf1c5 // vpand 0x1392(%rip), %xmm1, %xmm1 # 0x1970 <tiny_floats+0x20>
 	LONG $0xc9ebd9c5 // vpor %xmm1, %xmm4, %xmm1
 	LONG $0x497ffac5; BYTE $0x06 // vmovdqu %xmm1, 0x6(%rcx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
@@ -353,13 +353,13 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x587de2c4; BYTE $0xe4 // vpbroadcastd %xmm4, %ymm4
 	LONG $0xec76adc5 // vpcmpeqd %ymm4, %ymm10, %ymm5
 	LONG $0xcc7635c5 // vpcmpeqd %ymm4, %ymm9, %ymm9
-	QUAD $0x000e7115187d62c4; BYTE $0x00 // vbroadcastss 0xe71(%rip), %ymm10 # 0x14e4 <k_row_squares+0x334>
-	QUAD $0x000ee30d4a2d63c4; WORD $0x9000 // vblendvps %ymm9, 0xee3(%rip), %ymm10, %ymm9 # 0x1560 <k_row_squares+0x3b0>
-	QUAD $0x000e992d4a35e3c4; WORD $0x5000 // vblendvps %ymm5, 0xe99(%rip), %ymm9, %ymm5 # 0x1520 <k_row_squares+0x370>
+	QUAD $0x0011f915187d62c4; BYTE $0x00 // vbroadcastss 0x11f9(%rip), %ymm10 # 0x186c <k_row_squares+0x35c>
+	QUAD $0x0012830d4a2d63c4; WORD $0x9000 // vblendvps %ymm9, 0x1283(%rip), %ymm10, %ymm9 # 0x1900 <k_row_squares+0x3f0>
+	QUAD $0x0012392d4a35e3c4; WORD $0x5000 // vblendvps %ymm5, 0x1239(%rip), %ymm9, %ymm5 # 0x18c0 <k_row_squares+0x3b0>
 	LONG $0xc976ddc5 // vpcmpeqd %ymm1, %ymm4, %ymm1
-	QUAD $0x000eab0d4a2de3c4; WORD $0x1000 // vblendvps %ymm1, 0xeab(%rip), %ymm10, %ymm1 # 0x1540 <k_row_squares+0x390>
+	QUAD $0x00124b0d4a2de3c4; WORD $0x1000 // vblendvps %ymm1, 0x124b(%rip), %ymm10, %ymm1 # 0x18e0 <k_row_squares+0x3d0>
 	LONG $0xe47685c5 // vpcmpeqd %ymm4, %ymm15, %ymm4
-	QUAD $0x000e5d0d4a75e3c4; WORD $0x4000 // vblendvps %ymm4, 0xe5d(%rip), %ymm1, %ymm1 # 0x1500 <k_row_squares+0x350>
+	QUAD $0x0011fd0d4a75e3c4; WORD $0x4000 // vblendvps %ymm4, 0x11fd(%rip), %ymm1, %ymm1 # 0x18a0 <k_row_squares+0x390>
 	LONG $0x3955e2c4; BYTE $0xc9 // vpminsd %ymm1, %ymm5, %ymm1
 	LONG $0x397de3c4; WORD $0x01cc // vextracti128 $0x1, %ymm1, %xmm4
 	LONG $0x3971e2c4; BYTE $0xcc // vpminsd %xmm4, %xmm1, %xmm1
@@ -369,12 +369,12 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x3971e2c4; BYTE $0xcc // vpminsd %xmm4, %xmm1, %xmm1
 	LONG $0xce7ef9c5 // vmovd %xmm1, %esi
 	LONG $0x246ef9c5; BYTE $0xb2 // vmovd (%rdx,%rsi,4), %xmm4
-	QUAD $0x00000e103d595ac5 // vmulss 0xe10(%rip), %xmm4, %xmm15 # 0x14e8 <k_row_squares+0x338>
+	QUAD $0x000011983d595ac5 // vmulss 0x1198(%rip), %xmm4, %xmm15 # 0x1870 <k_row_squares+0x360>
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xf92e78c5 // vucomiss %xmm1, %xmm15
 	WORD $0x0675 // jne 0x6e8 <k_encode_q5_0+0x288>
 	LONG $0xfde88b0f; WORD $0xffff // jnp 0x4d0 <k_encode_q5_0+0x70>
-	QUAD $0x00000dd80d10fac5 // vmovss 0xdd8(%rip), %xmm1 # 0x14c8 <k_row_squares+0x318>
+	QUAD $0x000011580d10fac5 // vmovss 0x1158(%rip), %xmm1 # 0x1848 <k_row_squares+0x338>
 	LONG $0x5e7241c4; BYTE $0xcf // vdivss %xmm15, %xmm1, %xmm9
 	LONG $0xce7e79c5 // vmovd %xmm9, %esi
 	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
@@ -394,12 +394,12 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x000da405187de2c4; BYTE $0x00 // vbroadcastss 0xda4(%rip), %ymm0 # 0x14e4 <k_row_squares+0x334>
-	QUAD $0x000d8335587de2c4; BYTE $0x00 // vpbroadcastd 0xd83(%rip), %ymm6 # 0x14cc <k_row_squares+0x31c>
-	QUAD $0x000d7205587d62c4; BYTE $0x00 // vpbroadcastd 0xd72(%rip), %ymm8 # 0x14c4 <k_row_squares+0x314>
-	QUAD $0x00000de61d28fcc5 // vmovaps 0xde6(%rip), %ymm3 # 0x1540 <k_row_squares+0x390>
-	QUAD $0x00000d9e2528fcc5 // vmovaps 0xd9e(%rip), %ymm4 # 0x1500 <k_row_squares+0x350>
-	QUAD $0x00000db62d28fcc5 // vmovaps 0xdb6(%rip), %ymm5 # 0x1520 <k_row_squares+0x370>
+	QUAD $0x00112c05187de2c4; BYTE $0x00 // vbroadcastss 0x112c(%rip), %ymm0 # 0x186c <k_row_squares+0x35c>
+	QUAD $0x00110335587de2c4; BYTE $0x00 // vpbroadcastd 0x1103(%rip), %ymm6 # 0x184c <k_row_squares+0x33c>
+	QUAD $0x0010f205587d62c4; BYTE $0x00 // vpbroadcastd 0x10f2(%rip), %ymm8 # 0x1844 <k_row_squares+0x334>
+	QUAD $0x000011861d28fcc5 // vmovaps 0x1186(%rip), %ymm3 # 0x18e0 <k_row_squares+0x3d0>
+	QUAD $0x0000113e2528fcc5 // vmovaps 0x113e(%rip), %ymm4 # 0x18a0 <k_row_squares+0x390>
+	QUAD $0x000011562d28fcc5 // vmovaps 0x1156(%rip), %ymm5 # 0x18c0 <k_row_squares+0x3b0>
 	LONG $0x0000d8e9; BYTE $0x00 // jmp 0x847 <k_encode_q4_1+0x127>
 	BYTE $0x90 // nop
 	LONG $0x1d7963c4; WORD $0x04c9 // vcvtps2ph $0x4, %xmm9, %xmm1
@@ -414,7 +414,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187d42c4; BYTE $0xe7 // vbroadcastss %xmm15, %ymm12
 	LONG $0x593441c4; BYTE $0xcc // vmulps %ymm12, %ymm9, %ymm9
 	LONG $0xff599cc5 // vmulps %ymm7, %ymm12, %ymm7
-	QUAD $0x000d2115187de2c4; BYTE $0x00 // vbroadcastss 0xd21(%rip), %ymm2 # 0x14d0 <k_row_squares+0x320>
+	QUAD $0x0010a515187de2c4; BYTE $0x00 // vbroadcastss 0x10a5(%rip), %ymm2 # 0x1854 <k_row_squares+0x344>
 	LONG $0xfa58c4c5 // vaddps %ymm2, %ymm7, %ymm7
 	LONG $0xca5834c5 // vaddps %ymm2, %ymm9, %ymm9
 	LONG $0x5b7e41c4; BYTE $0xc9 // vcvttps2dq %ymm9, %ymm9
@@ -524,7 +524,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xf7c214c5; BYTE $0x00 // vcmpeqps %ymm7, %ymm13, %ymm14
 	LONG $0xffc224c5; BYTE $0x00 // vcmpeqps %ymm7, %ymm11, %ymm15
 	LONG $0xffc2acc5; BYTE $0x00 // vcmpeqps %ymm7, %ymm10, %ymm7
-	QUAD $0x00000b871528fcc5 // vmovaps 0xb87(%rip), %ymm2 # 0x1560 <k_row_squares+0x3b0>
+	QUAD $0x00000f271528fcc5 // vmovaps 0xf27(%rip), %ymm2 # 0x1900 <k_row_squares+0x3f0>
 	LONG $0x4a7de3c4; WORD $0x70fa // vblendvps %ymm7, %ymm2, %ymm0, %ymm7
 	LONG $0x4a7d63c4; WORD $0xf0fb // vblendvps %ymm15, %ymm3, %ymm0, %ymm15
 	LONG $0x4a0563c4; WORD $0xe0f4 // vblendvps %ymm14, %ymm4, %ymm15, %ymm14
@@ -557,12 +557,12 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce7ef9c5 // vmovd %xmm1, %esi
 	LONG $0x0c10fac5; BYTE $0xb2 // vmovss (%rdx,%rsi,4), %xmm1
 	LONG $0x5c72c1c4; BYTE $0xce // vsubss %xmm14, %xmm1, %xmm1
-	QUAD $0x00000a370d5e72c5 // vdivss 0xa37(%rip), %xmm1, %xmm9 # 0x14c0 <k_row_squares+0x310>
+	QUAD $0x00000db70d5e72c5 // vdivss 0xdb7(%rip), %xmm1, %xmm9 # 0x1840 <k_row_squares+0x330>
 	LONG $0x570041c4; BYTE $0xff // vxorps %xmm15, %xmm15, %xmm15
 	LONG $0x2e7841c4; BYTE $0xcf // vucomiss %xmm15, %xmm9
 	WORD $0x0675 // jne 0xa9b <k_encode_q4_1+0x37b>
 	LONG $0xfcd58b0f; WORD $0xffff // jnp 0x770 <k_encode_q4_1+0x50>
-	QUAD $0x00000a250d10fac5 // vmovss 0xa25(%rip), %xmm1 # 0x14c8 <k_row_squares+0x318>
+	QUAD $0x00000da50d10fac5 // vmovss 0xda5(%rip), %xmm1 # 0x1848 <k_row_squares+0x338>
 	LONG $0x5e72c1c4; BYTE $0xf9 // vdivss %xmm9, %xmm1, %xmm7
 	LONG $0xfe7ef9c5 // vmovd %xmm7, %esi
 	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
@@ -582,18 +582,18 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x0009f005187de2c4; BYTE $0x00 // vbroadcastss 0x9f0(%rip), %ymm0 # 0x14e4 <k_row_squares+0x334>
-	QUAD $0x0009df35587de2c4; BYTE $0x00 // vpbroadcastd 0x9df(%rip), %ymm6 # 0x14dc <k_row_squares+0x32c>
-	QUAD $0x0009be3d587de2c4; BYTE $0x00 // vpbroadcastd 0x9be(%rip), %ymm7 # 0x14c4 <k_row_squares+0x314>
-	QUAD $0x000a810d197de2c4; BYTE $0x00 // vbroadcastsd 0xa81(%rip), %ymm1 # 0x1590 <k_row_squares+0x3e0>
+	QUAD $0x000d7805187de2c4; BYTE $0x00 // vbroadcastss 0xd78(%rip), %ymm0 # 0x186c <k_row_squares+0x35c>
+	QUAD $0x000d6735587de2c4; BYTE $0x00 // vpbroadcastd 0xd67(%rip), %ymm6 # 0x1864 <k_row_squares+0x354>
+	QUAD $0x000d3e3d587de2c4; BYTE $0x00 // vpbroadcastd 0xd3e(%rip), %ymm7 # 0x1844 <k_row_squares+0x334>
+	QUAD $0x000e210d197de2c4; BYTE $0x00 // vbroadcastsd 0xe21(%rip), %ymm1 # 0x1930 <k_row_squares+0x420>
 	LONG $0x4c11fcc5; WORD $0x4024 // vmovups %ymm1, 0x40(%rsp)
-	QUAD $0x000a6a0d197de2c4; BYTE $0x00 // vbroadcastsd 0xa6a(%rip), %ymm1 # 0x1588 <k_row_squares+0x3d8>
+	QUAD $0x000e0a0d197de2c4; BYTE $0x00 // vbroadcastsd 0xe0a(%rip), %ymm1 # 0x1928 <k_row_squares+0x418>
 	LONG $0x4c11fcc5; WORD $0x2024 // vmovups %ymm1, 0x20(%rsp)
-	QUAD $0x000a530d597de2c4; BYTE $0x00 // vpbroadcastq 0xa53(%rip), %ymm1 # 0x1580 <k_row_squares+0x3d0>
+	QUAD $0x000df30d597de2c4; BYTE $0x00 // vpbroadcastq 0xdf3(%rip), %ymm1 # 0x1920 <k_row_squares+0x410>
 	LONG $0x0c7ffec5; BYTE $0x24 // vmovdqu %ymm1, (%rsp)
-	QUAD $0x00000a2605287cc5 // vmovaps 0xa26(%rip), %ymm8 # 0x1560 <k_row_squares+0x3b0>
-	QUAD $0x000009fe0d287cc5 // vmovaps 0x9fe(%rip), %ymm9 # 0x1540 <k_row_squares+0x390>
-	QUAD $0x000009d615287cc5 // vmovaps 0x9d6(%rip), %ymm10 # 0x1520 <k_row_squares+0x370>
+	QUAD $0x00000dc605287cc5 // vmovaps 0xdc6(%rip), %ymm8 # 0x1900 <k_row_squares+0x3f0>
+	QUAD $0x00000d9e0d287cc5 // vmovaps 0xd9e(%rip), %ymm9 # 0x18e0 <k_row_squares+0x3d0>
+	QUAD $0x00000d7615287cc5 // vmovaps 0xd76(%rip), %ymm10 # 0x18c0 <k_row_squares+0x3b0>
 	LONG $0x000142e9; BYTE $0x00 // jmp 0xc91 <k_encode_q5_1+0x1c1>
 	BYTE $0x90 // nop
 	LONG $0x1d79e3c4; WORD $0x04d2 // vcvtps2ph $0x4, %xmm2, %xmm2
@@ -608,7 +608,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x187de2c4; BYTE $0xc9 // vbroadcastss %xmm1, %ymm1
 	LONG $0xe159dcc5 // vmulps %ymm1, %ymm4, %ymm4
 	LONG $0xd959e4c5 // vmulps %ymm1, %ymm3, %ymm3
-	QUAD $0x0009422d187de2c4; BYTE $0x00 // vbroadcastss 0x942(%rip), %ymm5 # 0x14d0 <k_row_squares+0x320>
+	QUAD $0x000cc62d187de2c4; BYTE $0x00 // vbroadcastss 0xcc6(%rip), %ymm5 # 0x1854 <k_row_squares+0x344>
 	LONG $0xdd58e4c5 // vaddps %ymm5, %ymm3, %ymm3
 	LONG $0xe558dcc5 // vaddps %ymm5, %ymm4, %ymm4
 	LONG $0xe45bfec5 // vcvttps2dq %ymm4, %ymm4
@@ -654,9 +654,9 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x2b69e2c4; BYTE $0xd2 // vpackusdw %xmm2, %xmm2, %xmm2
 	LONG $0xd267e9c5 // vpackuswb %xmm2, %xmm2, %xmm2
 	LONG $0x517ef9c5; BYTE $0x04 // vmovd %xmm2, 0x4(%rcx)
-	QUAD $0x0000093a15dbe1c5 // vpand 0x93a(%rip), %xmm3, %xmm2 # 0x15a0 <k_row_squares+0x3f0>
+	QUAD $0x00000cda15dbe1c5 // vpand 0xcda(%rip), %xmm3, %xmm2 # 0x1940 <k_row_squares+0x430>
 	LONG $0xf171f1c5; BYTE $0x04 // vpsllw $0x4, %xmm1, %xmm1
-	QUAD $0x0000093d0ddbf1c5 // vpand 0x93d(%rip), %xmm1, %xmm1 # 0x15b0 <k_row_squares+0x400>
+	QUAD $0x00000cfd0ddbf1c5 // vpand 0xcfd(%rip), %xmm1, %xmm1 # 0x1970 <tiny_floats+0x20>
 	LONG $0xc9ebe9c5 // vpor %xmm1, %xmm2, %xmm1
 	LONG $0x497ffac5; BYTE $0x08 // vmovdqu %xmm1, 0x8(%rcx)
 	LONG $0x80ea8348 // subq $-0x80, %rdx
@@ -741,7 +741,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc9c284c5; BYTE $0x00 // vcmpeqps %ymm1, %ymm15, %ymm1
 	LONG $0x4a7dc3c4; WORD $0x10c8 // vblendvps %ymm1, %ymm8, %ymm0, %ymm1
 	LONG $0x4a7d43c4; WORD $0xd0e9 // vblendvps %ymm13, %ymm9, %ymm0, %ymm13
-	QUAD $0x000006e72d28fcc5 // vmovaps 0x6e7(%rip), %ymm5 # 0x1500 <k_row_squares+0x350>
+	QUAD $0x00000a872d28fcc5 // vmovaps 0xa87(%rip), %ymm5 # 0x18a0 <k_row_squares+0x390>
 	LONG $0x4a15e3c4; WORD $0x40e5 // vblendvps %ymm4, %ymm5, %ymm13, %ymm4
 	LONG $0x4a75c3c4; WORD $0x30ca // vblendvps %ymm3, %ymm10, %ymm1, %ymm1
 	LONG $0x187de2c4; BYTE $0xd2 // vbroadcastss %xmm2, %ymm2
@@ -772,12 +772,12 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xce7ef9c5 // vmovd %xmm1, %esi
 	LONG $0x0c10fac5; BYTE $0xb2 // vmovss (%rdx,%rsi,4), %xmm1
 	LONG $0x5c72c1c4; BYTE $0xcd // vsubss %xmm13, %xmm1, %xmm1
-	QUAD $0x00000617155ef2c5 // vdivss 0x617(%rip), %xmm1, %xmm2 # 0x14d4 <k_row_squares+0x324>
+	QUAD $0x0000099b155ef2c5 // vdivss 0x99b(%rip), %xmm1, %xmm2 # 0x1858 <k_row_squares+0x348>
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0xd12ef8c5 // vucomiss %xmm1, %xmm2
 	WORD $0x0675 // jne 0xecd <k_encode_q5_1+0x3fd>
 	LONG $0xfc838b0f; WORD $0xffff // jnp 0xb50 <k_encode_q5_1+0x80>
-	QUAD $0x000005f30d10fac5 // vmovss 0x5f3(%rip), %xmm1 # 0x14c8 <k_row_squares+0x318>
+	QUAD $0x000009730d10fac5 // vmovss 0x973(%rip), %xmm1 # 0x1848 <k_row_squares+0x338>
 	LONG $0xda5ef2c5 // vdivss %xmm2, %xmm1, %xmm3
 	LONG $0xde7ef9c5 // vmovd %xmm3, %esi
 	LONG $0xffffe681; WORD $0x7fff // andl $0x7fffffff, %esi # imm = 0x7FFFFFFF
@@ -791,13 +791,195 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 
+	// encode_mxfp4
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x03418e0f; WORD $0x0000 // jle 0x125e <k_encode_mxfp4+0x34e>
+	LONG $0x80ec8148; WORD $0x0000; BYTE $0x00 // subq $0x80, %rsp
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	QUAD $0x00094805587de2c4; BYTE $0x00 // vpbroadcastd 0x948(%rip), %ymm0 # 0x187c <k_row_squares+0x36c>
+	LONG $0x000002bf; BYTE $0x00 // movl $0x2, %edi
+	LONG $0x10058d4c; WORD $0x000a; BYTE $0x00 // leaq 0xa10(%rip), %r8 # 0x1950 <tiny_floats>
+	QUAD $0x0009030d187de2c4; BYTE $0x00 // vbroadcastss 0x903(%rip), %ymm1 # 0x184c <k_row_squares+0x33c>
+	LONG $0x4c11fcc5; WORD $0x2024 // vmovups %ymm1, 0x20(%rsp)
+	QUAD $0x0008ec0d587de2c4; BYTE $0x00 // vpbroadcastd 0x8ec(%rip), %ymm1 # 0x1844 <k_row_squares+0x334>
+	LONG $0x0c7ffec5; BYTE $0x24 // vmovdqu %ymm1, (%rsp)
+	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
+	LONG $0x2e6f7ec5 // vmovdqu (%rsi), %ymm13
+	LONG $0x766f7ec5; BYTE $0x20 // vmovdqu 0x20(%rsi), %ymm14
+	LONG $0x4e6ffec5; BYTE $0x40 // vmovdqu 0x40(%rsi), %ymm1
+	LONG $0x566ffec5; BYTE $0x60 // vmovdqu 0x60(%rsi), %ymm2
+	LONG $0xe0db95c5 // vpand %ymm0, %ymm13, %ymm4
+	LONG $0xe8db8dc5 // vpand %ymm0, %ymm14, %ymm5
+	LONG $0x4c7ffec5; WORD $0x6024 // vmovdqu %ymm1, 0x60(%rsp)
+	LONG $0xc8db75c5 // vpand %ymm0, %ymm1, %ymm9
+	LONG $0x547ffec5; WORD $0x4024 // vmovdqu %ymm2, 0x40(%rsp)
+	LONG $0xd0db6dc5 // vpand %ymm0, %ymm2, %ymm10
+	LONG $0x3f55c2c4; BYTE $0xca // vpmaxud %ymm10, %ymm5, %ymm1
+	LONG $0x3f5dc2c4; BYTE $0xd1 // vpmaxud %ymm9, %ymm4, %ymm2
+	LONG $0x3d6de2c4; BYTE $0xc9 // vpmaxsd %ymm1, %ymm2, %ymm1
+	LONG $0x397de3c4; WORD $0x01ca // vextracti128 $0x1, %ymm1, %xmm2
+	LONG $0x3d71e2c4; BYTE $0xca // vpmaxsd %xmm2, %xmm1, %xmm1
+	LONG $0xd170f9c5; BYTE $0xee // vpshufd $0xee, %xmm1, %xmm2 # xmm2 = xmm1[2,3,2,3]
+	LONG $0x3d71e2c4; BYTE $0xca // vpmaxsd %xmm2, %xmm1, %xmm1
+	LONG $0xd170f9c5; BYTE $0x55 // vpshufd $0x55, %xmm1, %xmm2 # xmm2 = xmm1[1,1,1,1]
+	LONG $0x3d71e2c4; BYTE $0xca // vpmaxsd %xmm2, %xmm1, %xmm1
+	LONG $0x7e79c1c4; BYTE $0xc9 // vmovd %xmm1, %r9d
+	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	WORD $0xe9c1; BYTE $0x17 // shrl $0x17, %ecx
+	LONG $0x007eba41; WORD $0x0000 // movl $0x7e, %r10d
+	WORD $0x2941; BYTE $0xca // subl %ecx, %r10d
+	WORD $0xc183; BYTE $0x81 // addl $-0x7f, %ecx
+	LONG $0x00f98141; WORD $0x8000; BYTE $0x3f // cmpl $0x3f800000, %r9d # imm = 0x3F800000
+	LONG $0xca420f41 // cmovbl %r10d, %ecx
+	LONG $0xc92a82c5 // vcvtsi2ss %ecx, %xmm15, %xmm1
+	QUAD $0x000008751510fac5 // vmovss 0x875(%rip), %xmm2 # 0x1860 <k_row_squares+0x350>
+	LONG $0xca54f0c5 // vandps %xmm2, %xmm1, %xmm1
+	QUAD $0x000008590d59f2c5 // vmulss 0x859(%rip), %xmm1, %xmm1 # 0x1850 <k_row_squares+0x340>
+	LONG $0xc92cfac5 // vcvttss2si %xmm1, %ecx
+	WORD $0x0144; BYTE $0xc9 // addl %r9d, %ecx
+	WORD $0xf9c1; BYTE $0x17 // sarl $0x17, %ecx
+	WORD $0xf983; BYTE $0x03 // cmpl $0x3, %ecx
+	WORD $0x4c0f; BYTE $0xcf // cmovll %edi, %ecx
+	LONG $0x0000b941; WORD $0x0008 // movl $0x80000, %r9d # imm = 0x80000
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xc183; BYTE $0xfe // addl $-0x2, %ecx
+	WORD $0x8941; BYTE $0xca // movl %ecx, %r10d
+	LONG $0x17e2c141 // shll $0x17, %r10d
+	LONG $0x00c28141; WORD $0x8000; BYTE $0xff // addl $0xff800000, %r10d # imm = 0xFF800000
+	WORD $0xf983; BYTE $0x02 // cmpl $0x2, %ecx
+	LONG $0xd1420f45 // cmovbl %r9d, %r10d
+	WORD $0x0a88 // movb %cl, (%rdx)
+	LONG $0x6e7941c4; BYTE $0xfa // vmovd %r10d, %xmm15
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0xcc6ffdc5 // vmovdqa %ymm4, %ymm1
+	LONG $0xd56ffdc5 // vmovdqa %ymm5, %ymm2
+	LONG $0x572041c4; BYTE $0xdb // vxorps %xmm11, %xmm11, %xmm11
+	LONG $0x571841c4; BYTE $0xe4 // vxorps %xmm12, %xmm12, %xmm12
+	QUAD $0x000000841f0f2e66; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x0cbe0f46; BYTE $0x01 // movsbl (%rcx,%r8), %r9d
+	LONG $0x2a7ac1c4; BYTE $0xf1 // vcvtsi2ss %r9d, %xmm0, %xmm6
+	LONG $0xf65982c5 // vmulss %xmm6, %xmm15, %xmm6
+	LONG $0x187de2c4; BYTE $0xf6 // vbroadcastss %xmm6, %ymm6
+	LONG $0xdc5cccc5 // vsubps %ymm4, %ymm6, %ymm3
+	LONG $0xf55cccc5 // vsubps %ymm5, %ymm6, %ymm6
+	LONG $0xf054ccc5 // vandps %ymm0, %ymm6, %ymm6
+	LONG $0xd854e4c5 // vandps %ymm0, %ymm3, %ymm3
+	LONG $0xf9c2e4c5; BYTE $0x01 // vcmpltps %ymm1, %ymm3, %ymm7
+	LONG $0xc2c24cc5; BYTE $0x01 // vcmpltps %ymm2, %ymm6, %ymm8
+	LONG $0xd25dccc5 // vminps %ymm2, %ymm6, %ymm2
+	LONG $0xc95de4c5 // vminps %ymm1, %ymm3, %ymm1
+	LONG $0xd96ef9c5 // vmovd %ecx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0x4a1d63c4; WORD $0x80e3 // vblendvps %ymm8, %ymm3, %ymm12, %ymm12
+	LONG $0x4a2563c4; WORD $0x70db // vblendvps %ymm7, %ymm3, %ymm11, %ymm11
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0xad75 // jne 0x1050 <k_encode_mxfp4+0x140>
+	LONG $0xd257e8c5 // vxorps %xmm2, %xmm2, %xmm2
+	LONG $0xcac294c5; BYTE $0x01 // vcmpltps %ymm2, %ymm13, %ymm1
+	LONG $0xd2c28cc5; BYTE $0x01 // vcmpltps %ymm2, %ymm14, %ymm2
+	LONG $0xd26bf5c5 // vpackssdw %ymm2, %ymm1, %ymm2
+	LONG $0x397de3c4; WORD $0x01d3 // vextracti128 $0x1, %ymm2, %xmm3
+	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
+	LONG $0xe166a5c5 // vpcmpgtd %ymm1, %ymm11, %ymm4
+	LONG $0xe9669dc5 // vpcmpgtd %ymm1, %ymm12, %ymm5
+	LONG $0xe56bddc5 // vpackssdw %ymm5, %ymm4, %ymm4
+	LONG $0x397de3c4; WORD $0x01e5 // vextracti128 $0x1, %ymm4, %xmm5
+	LONG $0xdbdbd1c5 // vpand %xmm3, %xmm5, %xmm3
+	LONG $0xd2dbd9c5 // vpand %xmm2, %xmm4, %xmm2
+	LONG $0xd363e9c5 // vpacksswb %xmm3, %xmm2, %xmm2
+	LONG $0xea7079c5; BYTE $0xd8 // vpshufd $0xd8, %xmm2, %xmm13 # xmm13 = xmm2[0,2,1,3]
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0xcc7f7dc5 // vmovdqa %ymm9, %ymm4
+	LONG $0xd57f7dc5 // vmovdqa %ymm10, %ymm5
+	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
+	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
+	LONG $0x0cbe0f46; BYTE $0x01 // movsbl (%rcx,%r8), %r9d
+	LONG $0x2a7ac1c4; BYTE $0xd9 // vcvtsi2ss %r9d, %xmm0, %xmm3
+	LONG $0xdb5982c5 // vmulss %xmm3, %xmm15, %xmm3
+	LONG $0x187de2c4; BYTE $0xdb // vbroadcastss %xmm3, %ymm3
+	LONG $0x5c64c1c4; BYTE $0xf1 // vsubps %ymm9, %ymm3, %ymm6
+	LONG $0x5c64c1c4; BYTE $0xda // vsubps %ymm10, %ymm3, %ymm3
+	LONG $0xd854e4c5 // vandps %ymm0, %ymm3, %ymm3
+	LONG $0xf054ccc5 // vandps %ymm0, %ymm6, %ymm6
+	LONG $0xfcc2ccc5; BYTE $0x01 // vcmpltps %ymm4, %ymm6, %ymm7
+	LONG $0xc5c264c5; BYTE $0x01 // vcmpltps %ymm5, %ymm3, %ymm8
+	LONG $0xed5de4c5 // vminps %ymm5, %ymm3, %ymm5
+	LONG $0xe45dccc5 // vminps %ymm4, %ymm6, %ymm4
+	LONG $0xd96ef9c5 // vmovd %ecx, %xmm3
+	LONG $0x587de2c4; BYTE $0xdb // vpbroadcastd %xmm3, %ymm3
+	LONG $0x4a6de3c4; WORD $0x80d3 // vblendvps %ymm8, %ymm3, %ymm2, %ymm2
+	LONG $0x4a75e3c4; WORD $0x70cb // vblendvps %ymm7, %ymm3, %ymm1, %ymm1
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0xab75 // jne 0x1100 <k_encode_mxfp4+0x1f0>
+	QUAD $0x0008220d787962c4; BYTE $0x00 // vpbroadcastb 0x822(%rip), %xmm9 # 0x1980 <tiny_floats+0x30>
+	LONG $0xdb11c1c4; BYTE $0xd9 // vpand %xmm9, %xmm13, %xmm3
+	LONG $0xe370f9c5; BYTE $0xee // vpshufd $0xee, %xmm3, %xmm4 # xmm4 = xmm3[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xe4 // vpmovzxbd %xmm4, %ymm4 # ymm4 = xmm4[0],zero,zero,zero,xmm4[1],zero,zero,zero,xmm4[2],zero,zero,zero,xmm4[3],zero,zero,zero,xmm4[4],zero,zero,zero,xmm4[5],zero,zero,zero,xmm4[6],zero,zero,zero,xmm4[7],zero,zero,zero
+	LONG $0xf472ddc5; BYTE $0x03 // vpslld $0x3, %ymm4, %ymm4
+	LONG $0x317de2c4; BYTE $0xdb // vpmovzxbd %xmm3, %ymm3 # ymm3 = xmm3[0],zero,zero,zero,xmm3[1],zero,zero,zero,xmm3[2],zero,zero,zero,xmm3[3],zero,zero,zero,xmm3[4],zero,zero,zero,xmm3[5],zero,zero,zero,xmm3[6],zero,zero,zero,xmm3[7],zero,zero,zero
+	LONG $0xf372e5c5; BYTE $0x03 // vpslld $0x3, %ymm3, %ymm3
+	LONG $0x573841c4; BYTE $0xc0 // vxorps %xmm8, %xmm8, %xmm8
+	LONG $0x6c10fcc5; WORD $0x6024 // vmovups 0x60(%rsp), %ymm5
+	LONG $0xc254c1c4; WORD $0x01e8 // vcmpltps %ymm8, %ymm5, %ymm5
+	LONG $0x7410fcc5; WORD $0x4024 // vmovups 0x40(%rsp), %ymm6
+	LONG $0xc24cc1c4; WORD $0x01f0 // vcmpltps %ymm8, %ymm6, %ymm6
+	LONG $0xee6bd5c5 // vpackssdw %ymm6, %ymm5, %ymm5
+	LONG $0x397de3c4; WORD $0x01ee // vextracti128 $0x1, %ymm5, %xmm6
+	LONG $0x6675c1c4; BYTE $0xf8 // vpcmpgtd %ymm8, %ymm1, %ymm7
+	LONG $0x666d41c4; BYTE $0xc0 // vpcmpgtd %ymm8, %ymm2, %ymm8
+	LONG $0x6b45c1c4; BYTE $0xf8 // vpackssdw %ymm8, %ymm7, %ymm7
+	LONG $0x397dc3c4; WORD $0x01f8 // vextracti128 $0x1, %ymm7, %xmm8
+	LONG $0xf6dbb9c5 // vpand %xmm6, %xmm8, %xmm6
+	LONG $0xeddbc1c5 // vpand %xmm5, %xmm7, %xmm5
+	LONG $0xee63d1c5 // vpacksswb %xmm6, %xmm5, %xmm5
+	LONG $0xed70f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm5, %xmm5 # xmm5 = xmm5[0,2,1,3]
+	LONG $0xf5dbb1c5 // vpand %xmm5, %xmm9, %xmm6
+	LONG $0xf670f9c5; BYTE $0xee // vpshufd $0xee, %xmm6, %xmm6 # xmm6 = xmm6[2,3,2,3]
+	LONG $0x317de2c4; BYTE $0xf6 // vpmovzxbd %xmm6, %ymm6 # ymm6 = xmm6[0],zero,zero,zero,xmm6[1],zero,zero,zero,xmm6[2],zero,zero,zero,xmm6[3],zero,zero,zero,xmm6[4],zero,zero,zero,xmm6[5],zero,zero,zero,xmm6[6],zero,zero,zero,xmm6[7],zero,zero,zero
+	LONG $0x317de2c4; BYTE $0xed // vpmovzxbd %xmm5, %ymm5 # ymm5 = xmm5[0],zero,zero,zero,xmm5[1],zero,zero,zero,xmm5[2],zero,zero,zero,xmm5[3],zero,zero,zero,xmm5[4],zero,zero,zero,xmm5[5],zero,zero,zero,xmm5[6],zero,zero,zero,xmm5[7],zero,zero,zero
+	LONG $0x446f7ec5; WORD $0x2024 // vmovdqu 0x20(%rsp), %ymm8
+	LONG $0xdb1dc1c4; BYTE $0xf8 // vpand %ymm8, %ymm12, %ymm7
+	LONG $0xe4ebc5c5 // vpor %ymm4, %ymm7, %ymm4
+	LONG $0xdb25c1c4; BYTE $0xf8 // vpand %ymm8, %ymm11, %ymm7
+	LONG $0xdbebc5c5 // vpor %ymm3, %ymm7, %ymm3
+	LONG $0xf572d5c5; BYTE $0x07 // vpslld $0x7, %ymm5, %ymm5
+	LONG $0xf172f5c5; BYTE $0x04 // vpslld $0x4, %ymm1, %ymm1
+	LONG $0xcbebf5c5 // vpor %ymm3, %ymm1, %ymm1
+	LONG $0xc9ebd5c5 // vpor %ymm1, %ymm5, %ymm1
+	LONG $0xf672e5c5; BYTE $0x07 // vpslld $0x7, %ymm6, %ymm3
+	LONG $0xf272edc5; BYTE $0x04 // vpslld $0x4, %ymm2, %ymm2
+	LONG $0xd4ebedc5 // vpor %ymm4, %ymm2, %ymm2
+	LONG $0xd2ebe5c5 // vpor %ymm2, %ymm3, %ymm2
+	LONG $0x1c6ffec5; BYTE $0x24 // vmovdqu (%rsp), %ymm3
+	LONG $0xcbdbf5c5 // vpand %ymm3, %ymm1, %ymm1
+	LONG $0xd3dbedc5 // vpand %ymm3, %ymm2, %ymm2
+	LONG $0x2b75e2c4; BYTE $0xca // vpackusdw %ymm2, %ymm1, %ymm1
+	LONG $0x397de3c4; WORD $0x01ca // vextracti128 $0x1, %ymm1, %xmm2
+	LONG $0xca67f1c5 // vpackuswb %xmm2, %xmm1, %xmm1
+	LONG $0xc970f9c5; BYTE $0xd8 // vpshufd $0xd8, %xmm1, %xmm1 # xmm1 = xmm1[0,2,1,3]
+	LONG $0x4a7ffac5; BYTE $0x01 // vmovdqu %xmm1, 0x1(%rdx)
+	LONG $0xff488d48 // leaq -0x1(%rax), %rcx
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0x11c28348 // addq $0x11, %rdx
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xfd098f0f; WORD $0xffff // jg 0xf60 <k_encode_mxfp4+0x50>
+	LONG $0x80c48148; WORD $0x0000; BYTE $0x00 // addq $0x80, %rsp
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+
 	// encode_f16
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0xf21 <k_encode_f16+0x11>
+	WORD $0x047d // jge 0x1281 <k_encode_f16+0x11>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x3beb // jmp 0xf5c <k_encode_f16+0x4c>
+	WORD $0x3beb // jmp 0x12bc <k_encode_f16+0x4c>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -809,9 +991,9 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xd47e // jle 0xf30 <k_encode_f16+0x20>
+	WORD $0xd47e // jle 0x1290 <k_encode_f16+0x20>
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x2a7d // jge 0xf8b <k_encode_f16+0x7b>
+	WORD $0x2a7d // jge 0x12eb <k_encode_f16+0x7b>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0x0000841f0f2e6666; WORD $0x0000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x0410fac5; BYTE $0x96 // vmovss (%rsi,%rdx,4), %xmm0
@@ -820,7 +1002,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503c8966 // movw %di, (%rax,%rdx,2)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe575 // jne 0xf70 <k_encode_f16+0x60>
+	WORD $0xe575 // jne 0x12d0 <k_encode_f16+0x60>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	BYTE $0x90 // nop
@@ -829,13 +1011,13 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0xfa1 <k_encode_bf16+0x11>
+	WORD $0x047d // jge 0x1301 <k_encode_bf16+0x11>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x79eb // jmp 0x101a <k_encode_bf16+0x8a>
+	WORD $0x79eb // jmp 0x137a <k_encode_bf16+0x8a>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x00052f05587de2c4; BYTE $0x00 // vpbroadcastd 0x52f(%rip), %ymm0 # 0x14e0 <k_row_squares+0x330>
-	QUAD $0x0005360d587de2c4; BYTE $0x00 // vpbroadcastd 0x536(%rip), %ymm1 # 0x14f0 <k_row_squares+0x340>
+	QUAD $0x00055705587de2c4; BYTE $0x00 // vpbroadcastd 0x557(%rip), %ymm0 # 0x1868 <k_row_squares+0x358>
+	QUAD $0x00055e0d587de2c4; BYTE $0x00 // vpbroadcastd 0x55e(%rip), %ymm1 # 0x1878 <k_row_squares+0x368>
 	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
 	LONG $0x6f7ea1c4; WORD $0x8614 // vmovdqu (%rsi,%r8,4), %ymm2
 	LONG $0x6f7ea1c4; WORD $0x865c; BYTE $0x20 // vmovdqu 0x20(%rsi,%r8,4), %ymm3
@@ -856,9 +1038,9 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xa67e // jle 0xfc0 <k_encode_bf16+0x30>
+	WORD $0xa67e // jle 0x1320 <k_encode_bf16+0x30>
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x2d7d // jge 0x104c <k_encode_bf16+0xbc>
+	WORD $0x2d7d // jge 0x13ac <k_encode_bf16+0xbc>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	WORD $0x3c8b; BYTE $0x96 // movl (%rsi,%rdx,4), %edi
@@ -868,14 +1050,14 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503c8966 // movw %di, (%rax,%rdx,2)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe475 // jne 0x1030 <k_encode_bf16+0xa0>
+	WORD $0xe475 // jne 0x1390 <k_encode_bf16+0xa0>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 
 	// extent
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x1f7d // jge 0x1079 <k_extent+0x29>
+	WORD $0x1f7d // jge 0x13d9 <k_extent+0x29>
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
@@ -883,10 +1065,10 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
 	LONG $0xe4efd9c5 // vpxor %xmm4, %xmm4, %xmm4
 	LONG $0xedefd1c5 // vpxor %xmm5, %xmm5, %xmm5
-	LONG $0x00009be9; BYTE $0x00 // jmp 0x1114 <k_extent+0xc4>
+	LONG $0x00009be9; BYTE $0x00 // jmp 0x1474 <k_extent+0xc4>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x00046b25587de2c4; BYTE $0x00 // vpbroadcastd 0x46b(%rip), %ymm4 # 0x14f4 <k_row_squares+0x344>
+	QUAD $0x00049325587de2c4; BYTE $0x00 // vpbroadcastd 0x493(%rip), %ymm4 # 0x187c <k_row_squares+0x36c>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
@@ -916,7 +1098,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18348 // addq $0x20, %rcx
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0xa47e // jle 0x10b0 <k_extent+0x60>
+	WORD $0xa47e // jle 0x1410 <k_extent+0x60>
 	LONG $0xe7ebd5c5 // vpor %ymm7, %ymm5, %ymm4
 	LONG $0xeeebbdc5 // vpor %ymm6, %ymm8, %ymm5
 	LONG $0xe5ebddc5 // vpor %ymm5, %ymm4, %ymm4
@@ -938,7 +1120,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1ebf9c5 // vpor %xmm1, %xmm0, %xmm0
 	LONG $0xc67ef9c5 // vmovd %xmm0, %esi
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x317d // jge 0x11a0 <k_extent+0x150>
+	WORD $0x317d // jge 0x1500 <k_extent+0x150>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
 	LONG $0x880c8b45 // movl (%r8,%rcx,4), %r9d
@@ -949,7 +1131,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0944; BYTE $0xce // orl %r9d, %esi
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xe075 // jne 0x1180 <k_extent+0x130>
+	WORD $0xe075 // jne 0x14e0 <k_extent+0x130>
 	WORD $0x5789; BYTE $0x10 // movl %edx, 0x10(%rdi)
 	WORD $0xeec1; BYTE $0x1f // shrl $0x1f, %esi
 	WORD $0x7789; BYTE $0x14 // movl %esi, 0x14(%rdi)
@@ -971,7 +1153,7 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc957f0c5 // vxorps %xmm1, %xmm1, %xmm1
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x02ae8c0f; WORD $0x0000 // jl 0x148c <k_row_squares+0x2dc>
+	LONG $0x02ae8c0f; WORD $0x0000 // jl 0x17ec <k_row_squares+0x2dc>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x10488b48 // movq 0x10(%rax), %rcx
 	WORD $0x8b48; BYTE $0x10 // movq (%rax), %rdx
@@ -1090,12 +1272,12 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0008ba41; WORD $0x0000 // movl $0x8, %r10d
 	LONG $0x01c0f641 // testb $0x1, %r8b
 	LONG $0x0000b841; WORD $0x0000 // movl $0x0, %r8d
-	LONG $0xfead850f; WORD $0xffff // jne 0x12e0 <k_row_squares+0x130>
+	LONG $0xfead850f; WORD $0xffff // jne 0x1640 <k_row_squares+0x130>
 	LONG $0x000008bf; BYTE $0x00 // movl $0x8, %edi
 	LONG $0x042444f6; BYTE $0x01 // testb $0x1, 0x4(%rsp)
 	LONG $0x000000b8; BYTE $0x00 // movl $0x0, %eax
 	LONG $0x244c8b48; BYTE $0x30 // movq 0x30(%rsp), %rcx
-	LONG $0xfde3850f; WORD $0xffff // jne 0x1230 <k_row_squares+0x80>
+	LONG $0xfde3850f; WORD $0xffff // jne 0x1590 <k_row_squares+0x80>
 	WORD $0xd231 // xorl %edx, %edx
 	BYTE $0x90 // nop
 	LONG $0x1428fcc5; BYTE $0x11 // vmovaps (%rcx,%rdx), %ymm2
@@ -1106,11 +1288,11 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xca58f4c5 // vaddps %ymm2, %ymm1, %ymm1
 	LONG $0x40c28348 // addq $0x40, %rdx
 	LONG $0x00fa8148; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %rdx # imm = 0x400
-	WORD $0xd875 // jne 0x1450 <k_row_squares+0x2a0>
+	WORD $0xd875 // jne 0x17b0 <k_row_squares+0x2a0>
 	LONG $0x247c8b48; BYTE $0x20 // movq 0x20(%rsp), %rdi
 	LONG $0x10578d48 // leaq 0x10(%rdi), %rdx
 	LONG $0x24543b48; BYTE $0x10 // cmpq 0x10(%rsp), %rdx
-	LONG $0xfd848e0f; WORD $0xffff // jle 0x1210 <k_row_squares+0x60>
+	LONG $0xfd848e0f; WORD $0xffff // jle 0x1570 <k_row_squares+0x60>
 	LONG $0x24448b48; BYTE $0x08 // movq 0x8(%rsp), %rax
 	LONG $0x08408b48 // movq 0x8(%rax), %rax
 	LONG $0x4811fcc5; BYTE $0x20 // vmovups %ymm1, 0x20(%rax)
@@ -1140,21 +1322,55 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x4170 // jo 0x1505 <k_row_squares+0x355>
+	WORD $0x4170 // jo 0x1885 <k_row_squares+0x375>
 	WORD $0x00ff // incl (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x0f // cmpb $0xf, (%rdi)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1800 // addb %bl, (%rax)
+	WORD $0x3172 // jb 0x1884 <k_row_squares+0x374>
 	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3f00 // addb %bh, (%rdi)
 	WORD $0x0000 // addb %al, (%rax)
 	BYTE $0xf8 // clc
 	WORD $0x0041; BYTE $0x00 // addb %al, (%r8)
-	WORD $0x42fe; BYTE $0x1f // incb 0x1f(%rdx)
-	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x42fe; BYTE $0x00 // incb (%rdx)
+	LONG $0x1f7f8000; WORD $0x0000 // addb %al, 0x1f7f(%rax)
 	WORD $0x0100 // addb %al, (%rcx)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x2000 // addb %ah, (%rax)
@@ -1166,15 +1382,39 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x7fff; BYTE $0x00 // <unknown>
 	WORD $0x0800 // addb %cl, (%rax)
 	WORD $0x0041; BYTE $0x00 // addb %al, (%r8)
-	WORD $0x4184; BYTE $0x08 // testb %al, 0x8(%rcx)
+	WORD $0x4184; BYTE $0xcc // testb %al, -0x34(%rcx)
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x0008 // orb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0900 // addb %cl, (%rcx)
+	WORD $0x0009 // orl %eax, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0a00 // addb %cl, (%rdx)
+	WORD $0x000a // orb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0b00 // addb %cl, (%rbx)
+	WORD $0x000b // orl (%rax), %eax
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
+	WORD $0x000c // orb $0x0, %al
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x0000000d; BYTE $0x0e // orl $0xe000000, %eax # imm = 0xE000000
 	WORD $0x0000 // addb %al, (%rax)
@@ -1244,19 +1484,10 @@ TEXT ·encode_plainAVX2<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
 	LONG $0x0f0f0f0f // <unknown>
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
-	BYTE $0xf0 // lock
+	QUAD $0x0c08060403020100 // 00 01 02 03 04 06 08 0c ........
+	QUAD $0xf4f8fafcfdfeff00 // 00 ff fe fd fc fa f8 f4 ........
+	QUAD $0x0101010101010101 // 01 01 01 01 01 01 01 01 ........
+	QUAD $0x0101010101010101 // 01 01 01 01 01 01 01 01 ........
+	QUAD $0xf0f0f0f0f0f0f0f0 // f0 f0 f0 f0 f0 f0 f0 f0 ........
+	QUAD $0xf0f0f0f0f0f0f0f0 // f0 f0 f0 f0 f0 f0 f0 f0 ........
+	QUAD $0x0000000000000001 // 01 .

@@ -20,11 +20,11 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x18530558487df262; WORD $0x0000 // vpbroadcastd 0x1853(%rip), %zmm0 # 0x1874 <k_row_squares+0x614>
-	QUAD $0x0000182f0d10fac5 // vmovss 0x182f(%rip), %xmm1 # 0x1858 <k_row_squares+0x5f8>
-	QUAD $0x000018131510fac5 // vmovss 0x1813(%rip), %xmm2 # 0x1844 <k_row_squares+0x5e4>
+	QUAD $0x1a9f0558487df262; WORD $0x0000 // vpbroadcastd 0x1a9f(%rip), %zmm0 # 0x1ac0 <k_row_squares+0x640>
+	QUAD $0x00001a730d10fac5 // vmovss 0x1a73(%rip), %xmm1 # 0x1a9c <k_row_squares+0x61c>
+	QUAD $0x00001a531510fac5 // vmovss 0x1a53(%rip), %xmm2 # 0x1a84 <k_row_squares+0x604>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x180d2518487df262; WORD $0x0000 // vbroadcastss 0x180d(%rip), %zmm4 # 0x184c <k_row_squares+0x5ec>
+	QUAD $0x1a512518487df262; WORD $0x0000 // vbroadcastss 0x1a51(%rip), %zmm4 # 0x1a90 <k_row_squares+0x610>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0x48fef162; WORD $0x326f // vmovdqu64 (%rdx), %zmm6
@@ -94,13 +94,13 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x16b30558487df262; WORD $0x0000 // vpbroadcastd 0x16b3(%rip), %zmm0 # 0x1874 <k_row_squares+0x614>
-	QUAD $0x000016a30d10fac5 // vmovss 0x16a3(%rip), %xmm1 # 0x186c <k_row_squares+0x60c>
-	QUAD $0x000016731510fac5 // vmovss 0x1673(%rip), %xmm2 # 0x1844 <k_row_squares+0x5e4>
+	QUAD $0x18ff0558487df262; WORD $0x0000 // vpbroadcastd 0x18ff(%rip), %zmm0 # 0x1ac0 <k_row_squares+0x640>
+	QUAD $0x000018eb0d10fac5 // vmovss 0x18eb(%rip), %xmm1 # 0x1ab4 <k_row_squares+0x634>
+	QUAD $0x000018b31510fac5 // vmovss 0x18b3(%rip), %xmm2 # 0x1a84 <k_row_squares+0x604>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x16992518487df262; WORD $0x0000 // vbroadcastss 0x1699(%rip), %zmm4 # 0x1878 <k_row_squares+0x618>
-	QUAD $0x165f2d58487df262; WORD $0x0000 // vpbroadcastd 0x165f(%rip), %zmm5 # 0x1848 <k_row_squares+0x5e8>
-	QUAD $0x16713558487df262; WORD $0x0000 // vpbroadcastd 0x1671(%rip), %zmm6 # 0x1864 <k_row_squares+0x604>
+	QUAD $0x18e52518487df262; WORD $0x0000 // vbroadcastss 0x18e5(%rip), %zmm4 # 0x1ac4 <k_row_squares+0x644>
+	QUAD $0x189f2d58487df262; WORD $0x0000 // vpbroadcastd 0x189f(%rip), %zmm5 # 0x1a88 <k_row_squares+0x608>
+	QUAD $0x18b93558487df262; WORD $0x0000 // vpbroadcastd 0x18b9(%rip), %zmm6 # 0x1aac <k_row_squares+0x62c>
 	LONG $0x0000e3e9; BYTE $0x00 // jmp 0x2db <k_encode_q4_0+0x13b>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0xc95922c5 // vmulss %xmm1, %xmm11, %xmm9
@@ -166,9 +166,9 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfec7840f; WORD $0xffff // je 0x200 <k_encode_q4_0+0x60>
 	LONG $0x487d7262; WORD $0xde7c // vpbroadcastd %esi, %zmm11
 	LONG $0x4825d162; WORD $0xca76 // vpcmpeqd %zmm10, %zmm11, %k1
-	QUAD $0x15311564494d7262; WORD $0x0000 // vpblendmd 0x1531(%rip), %zmm6, %zmm10 {%k1} # 0x1880 <k_row_squares+0x620>
+	QUAD $0x17b11564494d7262; WORD $0x0000 // vpblendmd 0x17b1(%rip), %zmm6, %zmm10 {%k1} # 0x1b00 <k_row_squares+0x680>
 	LONG $0x4825d162; WORD $0xc976 // vpcmpeqd %zmm9, %zmm11, %k1
-	QUAD $0x1561156f497d7162; WORD $0x0000 // vmovdqa32 0x1561(%rip), %zmm10 {%k1} # 0x18c0 <k_row_squares+0x660>
+	QUAD $0x17e1156f497d7162; WORD $0x0000 // vmovdqa32 0x17e1(%rip), %zmm10 {%k1} # 0x1b40 <k_row_squares+0x6c0>
 	LONG $0x48fd5362; WORD $0xd13b; BYTE $0x01 // vextracti64x4 $0x1, %zmm10, %ymm9
 	LONG $0x482d5262; WORD $0xc939 // vpminsd %zmm9, %zmm10, %zmm9
 	LONG $0x397d43c4; WORD $0x01ca // vextracti128 $0x1, %ymm9, %xmm10
@@ -190,17 +190,17 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x023a8e0f; WORD $0x0000 // jle 0x5e7 <k_encode_q5_0+0x247>
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
-	QUAD $0x14b60558487df262; WORD $0x0000 // vpbroadcastd 0x14b6(%rip), %zmm0 # 0x1874 <k_row_squares+0x614>
+	QUAD $0x17020558487df262; WORD $0x0000 // vpbroadcastd 0x1702(%rip), %zmm0 # 0x1ac0 <k_row_squares+0x640>
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x0000149f0d10fac5 // vmovss 0x149f(%rip), %xmm1 # 0x1868 <k_row_squares+0x608>
-	QUAD $0x000014731510fac5 // vmovss 0x1473(%rip), %xmm2 # 0x1844 <k_row_squares+0x5e4>
+	QUAD $0x000016e70d10fac5 // vmovss 0x16e7(%rip), %xmm1 # 0x1ab0 <k_row_squares+0x630>
+	QUAD $0x000016b31510fac5 // vmovss 0x16b3(%rip), %xmm2 # 0x1a84 <k_row_squares+0x604>
 	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
-	QUAD $0x149d2518487df262; WORD $0x0000 // vbroadcastss 0x149d(%rip), %zmm4 # 0x187c <k_row_squares+0x61c>
-	QUAD $0x14732d58487df262; WORD $0x0000 // vpbroadcastd 0x1473(%rip), %zmm5 # 0x185c <k_row_squares+0x5fc>
-	QUAD $0x00175635597de2c4; BYTE $0x00 // vpbroadcastq 0x1756(%rip), %ymm6 # 0x1b48 <k_row_squares+0x8e8>
-	QUAD $0x0017453d597de2c4; BYTE $0x00 // vpbroadcastq 0x1745(%rip), %ymm7 # 0x1b40 <k_row_squares+0x8e0>
-	QUAD $0x00144c05587962c4; BYTE $0x00 // vpbroadcastd 0x144c(%rip), %xmm8 # 0x1850 <k_row_squares+0x5f0>
-	QUAD $0x14560d58487d7262; WORD $0x0000 // vpbroadcastd 0x1456(%rip), %zmm9 # 0x1864 <k_row_squares+0x604>
+	QUAD $0x16e92518487df262; WORD $0x0000 // vbroadcastss 0x16e9(%rip), %zmm4 # 0x1ac8 <k_row_squares+0x648>
+	QUAD $0x16bb2d58487df262; WORD $0x0000 // vpbroadcastd 0x16bb(%rip), %zmm5 # 0x1aa4 <k_row_squares+0x624>
+	QUAD $0x0019d635597de2c4; BYTE $0x00 // vpbroadcastq 0x19d6(%rip), %ymm6 # 0x1dc8 <k_row_squares+0x948>
+	QUAD $0x0019c53d597de2c4; BYTE $0x00 // vpbroadcastq 0x19c5(%rip), %ymm7 # 0x1dc0 <k_row_squares+0x940>
+	QUAD $0x00169005587962c4; BYTE $0x00 // vpbroadcastd 0x1690(%rip), %xmm8 # 0x1a94 <k_row_squares+0x614>
+	QUAD $0x169e0d58487d7262; WORD $0x0000 // vpbroadcastd 0x169e(%rip), %zmm9 # 0x1aac <k_row_squares+0x62c>
 	LONG $0x000114e9; BYTE $0x00 // jmp 0x527 <k_encode_q5_0+0x187>
 	QUAD $0x841f0f2e66666666; LONG $0x00000000; BYTE $0x00 // nopw %cs:(%rax,%rax)
 	LONG $0xe1590ac5 // vmulss %xmm1, %xmm14, %xmm12
@@ -274,9 +274,9 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xfe9b840f; WORD $0xffff // je 0x420 <k_encode_q5_0+0x80>
 	LONG $0x487d7262; WORD $0xf67c // vpbroadcastd %esi, %zmm14
 	LONG $0x480dd162; WORD $0xcd76 // vpcmpeqd %zmm13, %zmm14, %k1
-	QUAD $0x13652d6449357262; WORD $0x0000 // vpblendmd 0x1365(%rip), %zmm9, %zmm13 {%k1} # 0x1900 <k_row_squares+0x6a0>
+	QUAD $0x15e52d6449357262; WORD $0x0000 // vpblendmd 0x15e5(%rip), %zmm9, %zmm13 {%k1} # 0x1b80 <k_row_squares+0x700>
 	LONG $0x480dd162; WORD $0xcc76 // vpcmpeqd %zmm12, %zmm14, %k1
-	QUAD $0x13952d6f497d7162; WORD $0x0000 // vmovdqa32 0x1395(%rip), %zmm13 {%k1} # 0x1940 <k_row_squares+0x6e0>
+	QUAD $0x16152d6f497d7162; WORD $0x0000 // vmovdqa32 0x1615(%rip), %zmm13 {%k1} # 0x1bc0 <k_row_squares+0x740>
 	LONG $0x48fd5362; WORD $0xec3b; BYTE $0x01 // vextracti64x4 $0x1, %zmm13, %ymm12
 	LONG $0x48155262; WORD $0xe439 // vpminsd %zmm12, %zmm13, %zmm12
 	LONG $0x397d43c4; WORD $0x01e5 // vextracti128 $0x1, %ymm12, %xmm13
@@ -299,14 +299,14 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x136f0528487cf162; WORD $0x0000 // vmovaps 0x136f(%rip), %zmm0 # 0x1980 <k_row_squares+0x720>
-	QUAD $0x12490d58487df262; WORD $0x0000 // vpbroadcastd 0x1249(%rip), %zmm1 # 0x1864 <k_row_squares+0x604>
-	QUAD $0x152b1521487df262; WORD $0x0000 // vpmovsxbd 0x152b(%rip), %zmm2 # 0x1b50 <k_row_squares+0x8f0>
-	QUAD $0x000012131d10fac5 // vmovss 0x1213(%rip), %xmm3 # 0x1840 <k_row_squares+0x5e0>
-	QUAD $0x0000120f2510fac5 // vmovss 0x120f(%rip), %xmm4 # 0x1844 <k_row_squares+0x5e4>
+	QUAD $0x15ef0528487cf162; WORD $0x0000 // vmovaps 0x15ef(%rip), %zmm0 # 0x1c00 <k_row_squares+0x780>
+	QUAD $0x14910d58487df262; WORD $0x0000 // vpbroadcastd 0x1491(%rip), %zmm1 # 0x1aac <k_row_squares+0x62c>
+	QUAD $0x17bb1521487df262; WORD $0x0000 // vpmovsxbd 0x17bb(%rip), %zmm2 # 0x1de0 <tiny_floats+0x10>
+	QUAD $0x000014531d10fac5 // vmovss 0x1453(%rip), %xmm3 # 0x1a80 <k_row_squares+0x600>
+	QUAD $0x0000144f2510fac5 // vmovss 0x144f(%rip), %xmm4 # 0x1a84 <k_row_squares+0x604>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	QUAD $0x12093518487df262; WORD $0x0000 // vbroadcastss 0x1209(%rip), %zmm6 # 0x184c <k_row_squares+0x5ec>
-	QUAD $0x11fb3d58487df262; WORD $0x0000 // vpbroadcastd 0x11fb(%rip), %zmm7 # 0x1848 <k_row_squares+0x5e8>
+	QUAD $0x144d3518487df262; WORD $0x0000 // vbroadcastss 0x144d(%rip), %zmm6 # 0x1a90 <k_row_squares+0x610>
+	QUAD $0x143b3d58487df262; WORD $0x0000 // vpbroadcastd 0x143b(%rip), %zmm7 # 0x1a88 <k_row_squares+0x608>
 	WORD $0x1f0f; BYTE $0x00 // nopl (%rax)
 	LONG $0x487c7162; WORD $0x0a10 // vmovups (%rdx), %zmm9
 	LONG $0x487c7162; WORD $0x4210; BYTE $0x01 // vmovups 0x40(%rdx), %zmm8
@@ -509,17 +509,17 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x0f // movq (%rdi), %rcx
 	LONG $0x08578b48 // movq 0x8(%rdi), %rdx
 	WORD $0xff48; BYTE $0xc0 // incq %rax
-	QUAD $0x0eff0528487cf162; WORD $0x0000 // vmovaps 0xeff(%rip), %zmm0 # 0x1a00 <k_row_squares+0x7a0>
-	QUAD $0x0d590d58487df262; WORD $0x0000 // vpbroadcastd 0xd59(%rip), %zmm1 # 0x1864 <k_row_squares+0x604>
-	QUAD $0x103b1521487df262; WORD $0x0000 // vpmovsxbd 0x103b(%rip), %zmm2 # 0x1b50 <k_row_squares+0x8f0>
-	QUAD $0x00000d371d10fac5 // vmovss 0xd37(%rip), %xmm3 # 0x1854 <k_row_squares+0x5f4>
-	QUAD $0x00000d1f2510fac5 // vmovss 0xd1f(%rip), %xmm4 # 0x1844 <k_row_squares+0x5e4>
+	QUAD $0x117f0528487cf162; WORD $0x0000 // vmovaps 0x117f(%rip), %zmm0 # 0x1c80 <k_row_squares+0x800>
+	QUAD $0x0fa10d58487df262; WORD $0x0000 // vpbroadcastd 0xfa1(%rip), %zmm1 # 0x1aac <k_row_squares+0x62c>
+	QUAD $0x12cb1521487df262; WORD $0x0000 // vpmovsxbd 0x12cb(%rip), %zmm2 # 0x1de0 <tiny_floats+0x10>
+	QUAD $0x00000f7b1d10fac5 // vmovss 0xf7b(%rip), %xmm3 # 0x1a98 <k_row_squares+0x618>
+	QUAD $0x00000f5f2510fac5 // vmovss 0xf5f(%rip), %xmm4 # 0x1a84 <k_row_squares+0x604>
 	LONG $0xed57d0c5 // vxorps %xmm5, %xmm5, %xmm5
-	QUAD $0x0d193518487df262; WORD $0x0000 // vbroadcastss 0xd19(%rip), %zmm6 # 0x184c <k_row_squares+0x5ec>
-	QUAD $0x0d1f3d58487df262; WORD $0x0000 // vpbroadcastd 0xd1f(%rip), %zmm7 # 0x185c <k_row_squares+0x5fc>
-	QUAD $0x00100205597d62c4; BYTE $0x00 // vpbroadcastq 0x1002(%rip), %ymm8 # 0x1b48 <k_row_squares+0x8e8>
-	QUAD $0x000ff10d597d62c4; BYTE $0x00 // vpbroadcastq 0xff1(%rip), %ymm9 # 0x1b40 <k_row_squares+0x8e0>
-	QUAD $0x000cf815587962c4; BYTE $0x00 // vpbroadcastd 0xcf8(%rip), %xmm10 # 0x1850 <k_row_squares+0x5f0>
+	QUAD $0x0f5d3518487df262; WORD $0x0000 // vbroadcastss 0xf5d(%rip), %zmm6 # 0x1a90 <k_row_squares+0x610>
+	QUAD $0x0f673d58487df262; WORD $0x0000 // vpbroadcastd 0xf67(%rip), %zmm7 # 0x1aa4 <k_row_squares+0x624>
+	QUAD $0x00128205597d62c4; BYTE $0x00 // vpbroadcastq 0x1282(%rip), %ymm8 # 0x1dc8 <k_row_squares+0x948>
+	QUAD $0x0012710d597d62c4; BYTE $0x00 // vpbroadcastq 0x1271(%rip), %ymm9 # 0x1dc0 <k_row_squares+0x940>
+	QUAD $0x000f3c15587962c4; BYTE $0x00 // vpbroadcastd 0xf3c(%rip), %xmm10 # 0x1a94 <k_row_squares+0x614>
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x487c7162; WORD $0x2210 // vmovups (%rdx), %zmm12
 	LONG $0x487c7162; WORD $0x5a10; BYTE $0x01 // vmovups 0x40(%rdx), %zmm11
@@ -723,13 +723,118 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xc3 // retq
 	WORD $0x9066 // nop
 
+	// encode_mxfp4
+	LONG $0x20478b48 // movq 0x20(%rdi), %rax
+	WORD $0x8548; BYTE $0xc0 // testq %rax, %rax
+	LONG $0x020f8e0f; WORD $0x0000 // jle 0x123c <k_encode_mxfp4+0x21c>
+	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
+	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
+	QUAD $0x0a820558487df262; WORD $0x0000 // vpbroadcastd 0xa82(%rip), %zmm0 # 0x1ac0 <k_row_squares+0x640>
+	QUAD $0x00000a5a0d10fac5 // vmovss 0xa5a(%rip), %xmm1 # 0x1aa0 <k_row_squares+0x620>
+	QUAD $0x00000a3e1510fac5 // vmovss 0xa3e(%rip), %xmm2 # 0x1a8c <k_row_squares+0x60c>
+	LONG $0x000002bf; BYTE $0x00 // movl $0x2, %edi
+	LONG $0x76058d4c; WORD $0x000d; BYTE $0x00 // leaq 0xd76(%rip), %r8 # 0x1dd0 <tiny_floats>
+	LONG $0xdb57e0c5 // vxorps %xmm3, %xmm3, %xmm3
+	QUAD $0x0a502558487df262; WORD $0x0000 // vpbroadcastd 0xa50(%rip), %zmm4 # 0x1ab8 <k_row_squares+0x638>
+	QUAD $0x0a162d58487df262; WORD $0x0000 // vpbroadcastd 0xa16(%rip), %zmm5 # 0x1a88 <k_row_squares+0x608>
+	QUAD $0x1f0f2e6666666666; LONG $0x00000084; WORD $0x0000 // nopw %cs:(%rax,%rax)
+	LONG $0x48fe7162; WORD $0x066f // vmovdqu64 (%rsi), %zmm8
+	LONG $0x48fef162; WORD $0x766f; BYTE $0x01 // vmovdqu64 0x40(%rsi), %zmm6
+	LONG $0x483d7162; WORD $0xc8db // vpandd %zmm0, %zmm8, %zmm9
+	LONG $0x484df162; WORD $0xf8db // vpandd %zmm0, %zmm6, %zmm7
+	LONG $0x48357262; WORD $0xd73f // vpmaxud %zmm7, %zmm9, %zmm10
+	LONG $0x48fd5362; WORD $0xd33b; BYTE $0x01 // vextracti64x4 $0x1, %zmm10, %ymm11
+	LONG $0x482d5262; WORD $0xd33d // vpmaxsd %zmm11, %zmm10, %zmm10
+	LONG $0x397d43c4; WORD $0x01d3 // vextracti128 $0x1, %ymm10, %xmm11
+	LONG $0x3d2942c4; BYTE $0xd3 // vpmaxsd %xmm11, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0xeeda // vpshufd $0xee, %xmm10, %xmm11 # xmm11 = xmm10[2,3,2,3]
+	LONG $0x3d2942c4; BYTE $0xd3 // vpmaxsd %xmm11, %xmm10, %xmm10
+	LONG $0x707941c4; WORD $0x55da // vpshufd $0x55, %xmm10, %xmm11 # xmm11 = xmm10[1,1,1,1]
+	LONG $0x3d2942c4; BYTE $0xd3 // vpmaxsd %xmm11, %xmm10, %xmm10
+	LONG $0x7e7941c4; BYTE $0xd1 // vmovd %xmm10, %r9d
+	WORD $0x8944; BYTE $0xc9 // movl %r9d, %ecx
+	WORD $0xe9c1; BYTE $0x17 // shrl $0x17, %ecx
+	LONG $0x007eba41; WORD $0x0000 // movl $0x7e, %r10d
+	WORD $0x2941; BYTE $0xca // subl %ecx, %r10d
+	WORD $0xc183; BYTE $0x81 // addl $-0x7f, %ecx
+	LONG $0x00f98141; WORD $0x8000; BYTE $0x3f // cmpl $0x3f800000, %r9d # imm = 0x3F800000
+	LONG $0xca420f41 // cmovbl %r10d, %ecx
+	LONG $0xd12a0ac5 // vcvtsi2ss %ecx, %xmm14, %xmm10
+	LONG $0xd15428c5 // vandps %xmm1, %xmm10, %xmm10
+	LONG $0xd2592ac5 // vmulss %xmm2, %xmm10, %xmm10
+	LONG $0x2c7ac1c4; BYTE $0xca // vcvttss2si %xmm10, %ecx
+	WORD $0x0144; BYTE $0xc9 // addl %r9d, %ecx
+	WORD $0xf9c1; BYTE $0x17 // sarl $0x17, %ecx
+	WORD $0xf983; BYTE $0x03 // cmpl $0x3, %ecx
+	WORD $0x4c0f; BYTE $0xcf // cmovll %edi, %ecx
+	LONG $0x0000b941; WORD $0x0008 // movl $0x80000, %r9d # imm = 0x80000
+	WORD $0xd341; BYTE $0xe1 // shll %cl, %r9d
+	WORD $0xc183; BYTE $0xfe // addl $-0x2, %ecx
+	WORD $0x8941; BYTE $0xca // movl %ecx, %r10d
+	LONG $0x17e2c141 // shll $0x17, %r10d
+	LONG $0x00c28141; WORD $0x8000; BYTE $0xff // addl $0xff800000, %r10d # imm = 0xFF800000
+	WORD $0xf983; BYTE $0x02 // cmpl $0x2, %ecx
+	LONG $0xd1420f45 // cmovbl %r9d, %r10d
+	WORD $0x0a88 // movb %cl, (%rdx)
+	LONG $0x6e7941c4; BYTE $0xda // vmovd %r10d, %xmm11
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x48fd5162; WORD $0xe16f // vmovdqa64 %zmm9, %zmm12
+	LONG $0x572841c4; BYTE $0xd2 // vxorps %xmm10, %xmm10, %xmm10
+	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
+	LONG $0x0cbe0f46; BYTE $0x01 // movsbl (%rcx,%r8), %r9d
+	LONG $0x2a0a41c4; BYTE $0xe9 // vcvtsi2ss %r9d, %xmm14, %xmm13
+	LONG $0x592241c4; BYTE $0xed // vmulss %xmm13, %xmm11, %xmm13
+	LONG $0x487d5262; WORD $0xed18 // vbroadcastss %xmm13, %zmm13
+	LONG $0x48145162; WORD $0xe95c // vsubps %zmm9, %zmm13, %zmm13
+	LONG $0x48147162; WORD $0xe854 // vandps %zmm0, %zmm13, %zmm13
+	LONG $0x4814d162; WORD $0xccc2; BYTE $0x01 // vcmpltps %zmm12, %zmm13, %k1
+	LONG $0x48145162; WORD $0xe45d // vminps %zmm12, %zmm13, %zmm12
+	LONG $0x497d7262; WORD $0xd17c // vpbroadcastd %ecx, %zmm10 {%k1}
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0xc375 // jne 0x1150 <k_encode_mxfp4+0x130>
+	LONG $0xef3141c4; BYTE $0xc9 // vpxor %xmm9, %xmm9, %xmm9
+	LONG $0x482dd162; WORD $0xc966 // vpcmpgtd %zmm9, %zmm10, %k1
+	LONG $0x493cf162; WORD $0xcbc2; BYTE $0x01 // vcmpltps %zmm3, %zmm8, %k1 {%k1}
+	LONG $0x000001b9; BYTE $0x00 // movl $0x1, %ecx
+	LONG $0x48fd7162; WORD $0xc76f // vmovdqa64 %zmm7, %zmm8
+	LONG $0x441f0f66; WORD $0x0000 // nopw (%rax,%rax)
+	LONG $0x0cbe0f46; BYTE $0x01 // movsbl (%rcx,%r8), %r9d
+	LONG $0x2a0a41c4; BYTE $0xe1 // vcvtsi2ss %r9d, %xmm14, %xmm12
+	LONG $0x592241c4; BYTE $0xe4 // vmulss %xmm12, %xmm11, %xmm12
+	LONG $0x487d5262; WORD $0xe418 // vbroadcastss %xmm12, %zmm12
+	LONG $0x481c7162; WORD $0xe75c // vsubps %zmm7, %zmm12, %zmm12
+	LONG $0x481c7162; WORD $0xe054 // vandps %zmm0, %zmm12, %zmm12
+	LONG $0x481cd162; WORD $0xd0c2; BYTE $0x01 // vcmpltps %zmm8, %zmm12, %k2
+	LONG $0x481c5162; WORD $0xc05d // vminps %zmm8, %zmm12, %zmm8
+	LONG $0x4a7d7262; WORD $0xc97c // vpbroadcastd %ecx, %zmm9 {%k2}
+	WORD $0xff48; BYTE $0xc1 // incq %rcx
+	LONG $0x08f98348 // cmpq $0x8, %rcx
+	WORD $0xc375 // jne 0x11b0 <k_encode_mxfp4+0x190>
+	LONG $0x4835f162; WORD $0xd366 // vpcmpgtd %zmm3, %zmm9, %k2
+	LONG $0x4a4cf162; WORD $0xd3c2; BYTE $0x01 // vcmpltps %zmm3, %zmm6, %k2 {%k2}
+	LONG $0x4a357162; WORD $0xcceb // vpord %zmm4, %zmm9, %zmm9 {%k2}
+	LONG $0x482df162; WORD $0xf5db // vpandd %zmm5, %zmm10, %zmm6
+	LONG $0x494df162; WORD $0xf4eb // vpord %zmm4, %zmm6, %zmm6 {%k1}
+	LONG $0x4845d162; WORD $0xf172; BYTE $0x04 // vpslld $0x4, %zmm9, %zmm7
+	LONG $0x4845f162; WORD $0xf6eb // vpord %zmm6, %zmm7, %zmm6
+	QUAD $0x0001b231487ef262; WORD $0x0000 // vpmovdb %zmm6, 0x1(%rdx)
+	LONG $0xff488d48 // leaq -0x1(%rax), %rcx
+	LONG $0x80ee8348 // subq $-0x80, %rsi
+	LONG $0x11c28348 // addq $0x11, %rdx
+	LONG $0x01f88348 // cmpq $0x1, %rax
+	WORD $0x8948; BYTE $0xc8 // movq %rcx, %rax
+	LONG $0xfe448f0f; WORD $0xffff // jg 0x1080 <k_encode_mxfp4+0x60>
+	WORD $0xf8c5; BYTE $0x77 // vzeroupper
+	BYTE $0xc3 // retq
+
 	// encode_f16
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0x1031 <k_encode_f16+0x11>
+	WORD $0x047d // jge 0x1251 <k_encode_f16+0x11>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x2eeb // jmp 0x105f <k_encode_f16+0x3f>
+	WORD $0x2eeb // jmp 0x127f <k_encode_f16+0x3f>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
@@ -739,9 +844,9 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xe17e // jle 0x1040 <k_encode_f16+0x20>
+	WORD $0xe17e // jle 0x1260 <k_encode_f16+0x20>
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x277d // jge 0x108b <k_encode_f16+0x6b>
+	WORD $0x277d // jge 0x12ab <k_encode_f16+0x6b>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0x0000000000841f0f // nopl (%rax,%rax)
 	LONG $0x0410fac5; BYTE $0x96 // vmovss (%rsi,%rdx,4), %xmm0
@@ -750,7 +855,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503c8966 // movw %di, (%rax,%rdx,2)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe575 // jne 0x1070 <k_encode_f16+0x50>
+	WORD $0xe575 // jne 0x1290 <k_encode_f16+0x50>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 	BYTE $0x90 // nop
@@ -759,13 +864,13 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x8b48; BYTE $0x07 // movq (%rdi), %rax
 	LONG $0x204f8b48 // movq 0x20(%rdi), %rcx
 	LONG $0x10f98348 // cmpq $0x10, %rcx
-	WORD $0x047d // jge 0x10a1 <k_encode_bf16+0x11>
+	WORD $0x047d // jge 0x12c1 <k_encode_bf16+0x11>
 	WORD $0xd231 // xorl %edx, %edx
-	WORD $0x5deb // jmp 0x10fe <k_encode_bf16+0x6e>
+	WORD $0x5deb // jmp 0x131e <k_encode_bf16+0x6e>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	WORD $0x3145; BYTE $0xc0 // xorl %r8d, %r8d
-	QUAD $0x07ae0558487df262; WORD $0x0000 // vpbroadcastd 0x7ae(%rip), %zmm0 # 0x1860 <k_row_squares+0x600>
-	QUAD $0x07b40d58487df262; WORD $0x0000 // vpbroadcastd 0x7b4(%rip), %zmm1 # 0x1870 <k_row_squares+0x610>
+	QUAD $0x07d60558487df262; WORD $0x0000 // vpbroadcastd 0x7d6(%rip), %zmm0 # 0x1aa8 <k_row_squares+0x628>
+	QUAD $0x07e00d58487df262; WORD $0x0000 // vpbroadcastd 0x7e0(%rip), %zmm1 # 0x1abc <k_row_squares+0x63c>
 	LONG $0x00401f0f // nopl (%rax)
 	LONG $0x48feb162; WORD $0x146f; BYTE $0x86 // vmovdqu64 (%rsi,%r8,4), %zmm2
 	LONG $0x4865f162; WORD $0xd272; BYTE $0x10 // vpsrld $0x10, %zmm2, %zmm3
@@ -778,9 +883,9 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c08349 // addq $0x20, %r8
 	WORD $0x3949; BYTE $0xc8 // cmpq %rcx, %r8
 	WORD $0x8949; BYTE $0xd0 // movq %rdx, %r8
-	WORD $0xc27e // jle 0x10c0 <k_encode_bf16+0x30>
+	WORD $0xc27e // jle 0x12e0 <k_encode_bf16+0x30>
 	WORD $0x3948; BYTE $0xca // cmpq %rcx, %rdx
-	WORD $0x297d // jge 0x112c <k_encode_bf16+0x9c>
+	WORD $0x297d // jge 0x134c <k_encode_bf16+0x9c>
 	LONG $0x08778b48 // movq 0x8(%rdi), %rsi
 	QUAD $0x00000000841f0f66; BYTE $0x00 // nopw (%rax,%rax)
 	WORD $0x3c8b; BYTE $0x96 // movl (%rsi,%rdx,4), %edi
@@ -790,22 +895,22 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x503c8966 // movw %di, (%rax,%rdx,2)
 	WORD $0xff48; BYTE $0xc2 // incq %rdx
 	WORD $0x3948; BYTE $0xd1 // cmpq %rdx, %rcx
-	WORD $0xe475 // jne 0x1110 <k_encode_bf16+0x80>
+	WORD $0xe475 // jne 0x1330 <k_encode_bf16+0x80>
 	WORD $0xf8c5; BYTE $0x77 // vzeroupper
 	BYTE $0xc3 // retq
 
 	// extent
 	LONG $0x08478b48 // movq 0x8(%rdi), %rax
 	LONG $0x20f88348 // cmpq $0x20, %rax
-	WORD $0x107d // jge 0x114a <k_extent+0x1a>
+	WORD $0x107d // jge 0x136a <k_extent+0x1a>
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xd2efe9c5 // vpxor %xmm2, %xmm2, %xmm2
-	WORD $0x6feb // jmp 0x11b9 <k_extent+0x89>
+	WORD $0x6feb // jmp 0x13d9 <k_extent+0x89>
 	WORD $0x8b48; BYTE $0x17 // movq (%rdi), %rdx
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x07191558487df262; WORD $0x0000 // vpbroadcastd 0x719(%rip), %zmm2 # 0x1874 <k_row_squares+0x614>
+	QUAD $0x07451558487df262; WORD $0x0000 // vpbroadcastd 0x745(%rip), %zmm2 # 0x1ac0 <k_row_squares+0x640>
 	WORD $0xc931 // xorl %ecx, %ecx
 	LONG $0xc9eff1c5 // vpxor %xmm1, %xmm1, %xmm1
 	LONG $0xdbefe1c5 // vpxor %xmm3, %xmm3, %xmm3
@@ -823,7 +928,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x20c18348 // addq $0x20, %rcx
 	LONG $0x40c68348 // addq $0x40, %rsi
 	WORD $0x3948; BYTE $0xc6 // cmpq %rax, %rsi
-	WORD $0xbd7e // jle 0x1170 <k_extent+0x40>
+	WORD $0xbd7e // jle 0x1390 <k_extent+0x40>
 	LONG $0x4865f162; WORD $0xd4eb // vpord %zmm4, %zmm3, %zmm2
 	LONG $0x4875f262; WORD $0xc03d // vpmaxsd %zmm0, %zmm1, %zmm0
 	LONG $0x48fdf362; WORD $0xc13b; BYTE $0x01 // vextracti64x4 $0x1, %zmm0, %ymm1
@@ -845,7 +950,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1ebf9c5 // vpor %xmm1, %xmm0, %xmm0
 	LONG $0xc67ef9c5 // vmovd %xmm0, %esi
 	WORD $0x3948; BYTE $0xc1 // cmpq %rax, %rcx
-	WORD $0x2f7d // jge 0x1250 <k_extent+0x120>
+	WORD $0x2f7d // jge 0x1470 <k_extent+0x120>
 	WORD $0x8b4c; BYTE $0x07 // movq (%rdi), %r8
 	QUAD $0x00841f0f2e666666; LONG $0x00000000 // nopw %cs:(%rax,%rax)
 	LONG $0x880c8b45 // movl (%r8,%rcx,4), %r9d
@@ -856,7 +961,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0944; BYTE $0xce // orl %r9d, %esi
 	WORD $0xff48; BYTE $0xc1 // incq %rcx
 	WORD $0x3948; BYTE $0xc8 // cmpq %rcx, %rax
-	WORD $0xe075 // jne 0x1230 <k_extent+0x100>
+	WORD $0xe075 // jne 0x1450 <k_extent+0x100>
 	WORD $0x5789; BYTE $0x10 // movl %edx, 0x10(%rdi)
 	WORD $0xeec1; BYTE $0x1f // shrl $0x1f, %esi
 	WORD $0x7789; BYTE $0x14 // movl %esi, 0x14(%rdi)
@@ -877,7 +982,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc057f8c5 // vxorps %xmm0, %xmm0, %xmm0
 	LONG $0x24448948; BYTE $0x08 // movq %rax, 0x8(%rsp)
 	LONG $0x10f88348 // cmpq $0x10, %rax
-	LONG $0x05738c0f; WORD $0x0000 // jl 0x17ff <k_row_squares+0x59f>
+	LONG $0x05738c0f; WORD $0x0000 // jl 0x1a1f <k_row_squares+0x59f>
 	LONG $0x241c8b48 // movq (%rsp), %rbx
 	LONG $0x18438b48 // movq 0x18(%rbx), %rax
 	LONG $0xff488d48 // leaq -0x1(%rax), %rcx
@@ -926,7 +1031,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x000000ba; BYTE $0x00 // movl $0x0, %edx
 	LONG $0xd14c0f48 // cmovlq %rcx, %rdx
 	LONG $0x24548948; BYTE $0x50 // movq %rdx, 0x50(%rsp)
-	QUAD $0x071d05d448fdf162; WORD $0x0000 // vpaddq 0x71d(%rip), %zmm0, %zmm0 # 0x1a80 <k_row_squares+0x820>
+	QUAD $0x077d05d448fdf162; WORD $0x0000 // vpaddq 0x77d(%rip), %zmm0, %zmm0 # 0x1d00 <k_row_squares+0x880>
 	LONG $0x48fdf262; WORD $0xc87c // vpbroadcastq %rax, %zmm1
 	LONG $0x48f5f262; WORD $0xc037 // vpcmpgtq %zmm0, %zmm1, %k0
 	LONG $0xf093fbc5 // kmovd %k0, %esi
@@ -963,8 +1068,8 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0xc1450f48 // cmovneq %rcx, %rax
 	LONG $0x24448948; BYTE $0x10 // movq %rax, 0x10(%rsp)
 	LONG $0xc0eff9c5 // vpxor %xmm0, %xmm0, %xmm0
-	QUAD $0x06af0d2848fdf162; WORD $0x0000 // vmovapd 0x6af(%rip), %zmm1 # 0x1ac0 <k_row_squares+0x860>
-	QUAD $0x06e5152848fdf162; WORD $0x0000 // vmovapd 0x6e5(%rip), %zmm2 # 0x1b00 <k_row_squares+0x8a0>
+	QUAD $0x070f0d2848fdf162; WORD $0x0000 // vmovapd 0x70f(%rip), %zmm1 # 0x1d40 <k_row_squares+0x8c0>
+	QUAD $0x0745152848fdf162; WORD $0x0000 // vmovapd 0x745(%rip), %zmm2 # 0x1d80 <k_row_squares+0x900>
 	LONG $0x10438b4c // movq 0x10(%rbx), %r8
 	LONG $0x000010bb; BYTE $0x00 // movl $0x10, %ebx
 	LONG $0x246c8b4c; BYTE $0x78 // movq 0x78(%rsp), %r13
@@ -1120,10 +1225,10 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	LONG $0x487cf162; WORD $0xc358 // vaddps %zmm3, %zmm0, %zmm0
 	LONG $0x40c18349 // addq $0x40, %r9
 	LONG $0x00f98149; WORD $0x0004; BYTE $0x00 // cmpq $0x400, %r9 # imm = 0x400
-	WORD $0xe075 // jne 0x17d0 <k_row_squares+0x570>
+	WORD $0xe075 // jne 0x19f0 <k_row_squares+0x570>
 	LONG $0x105a8d49 // leaq 0x10(%r10), %rbx
 	LONG $0x245c3b48; BYTE $0x08 // cmpq 0x8(%rsp), %rbx
-	LONG $0xfc418e0f; WORD $0xffff // jle 0x1440 <k_row_squares+0x1e0>
+	LONG $0xfc418e0f; WORD $0xffff // jle 0x1660 <k_row_squares+0x1e0>
 	LONG $0x24048b48 // movq (%rsp), %rax
 	LONG $0x08408b48 // movq 0x8(%rax), %rax
 	LONG $0x487cf162; WORD $0x0011 // vmovups %zmm0, (%rax)
@@ -1166,40 +1271,128 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
 	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x4170 // jo 0x1885 <k_row_squares+0x625>
+	WORD $0x4170 // jo 0x1ac5 <k_row_squares+0x645>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x3f80; BYTE $0x0f // cmpb $0xf, (%rdi)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x1800 // addb %bl, (%rax)
+	WORD $0x3172 // jb 0x1ac0 <k_row_squares+0x640>
 	BYTE $0x3f // <unknown>
+	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x3f00 // addb %bh, (%rdi)
 	LONG $0x0f0f0f0f // <unknown>
 	WORD $0x0000 // addb %al, (%rax)
 	BYTE $0xf8 // clc
 	WORD $0x0041; BYTE $0x00 // addb %al, (%r8)
-	WORD $0x42fe; BYTE $0x1f // incb 0x1f(%rdx)
-	WORD $0x0000 // addb %al, (%rax)
+	WORD $0x42fe; BYTE $0x00 // incb (%rdx)
+	LONG $0x1f7f8000; WORD $0x0000 // addb %al, 0x1f7f(%rax)
 	WORD $0x0100 // addb %al, (%rcx)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x2000 // addb %ah, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x00bd8000; WORD $0x0000 // addb %al, 0xbd(%rax)
-	LONG $0x007fffbe; BYTE $0x00 // movl $0x7fff, %esi # imm = 0x7FFF
-	WORD $0xffff // <unknown>
+	LONG $0x000008be; BYTE $0x00 // movl $0x8, %esi
 	WORD $0x7fff; BYTE $0x00 // <unknown>
+	WORD $0xff00 // addb %bh, %bh
+	WORD $0xffff // <unknown>
+	WORD $0x007f // jg 0x1ac5 <k_row_squares+0x645>
 	WORD $0x0800 // addb %cl, (%rax)
 	WORD $0x0041; BYTE $0x00 // addb %al, (%r8)
-	WORD $0x4184; BYTE $0x10 // testb %al, 0x10(%rcx)
+	WORD $0x4184; BYTE $0xcc // testb %al, -0x34(%rcx)
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	BYTE $0xcc // int3
+	WORD $0x0010 // adcb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x1100 // addb %dl, (%rcx)
+	WORD $0x0011 // adcl %eax, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x1200 // addb %dl, (%rdx)
+	WORD $0x0012 // adcb (%rax), %al
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x1300 // addb %dl, (%rbx)
+	WORD $0x0013 // adcl (%rax), %eax
 	WORD $0x0000 // addb %al, (%rax)
-	WORD $0x1400; BYTE $0x00 // addb %dl, (%rax,%rax)
+	WORD $0x0014 // adcb $0x0, %al
 	WORD $0x0000 // addb %al, (%rax)
 	LONG $0x00000015; BYTE $0x16 // adcl $0x16000000, %eax # imm = 0x16000000
 	WORD $0x0000 // addb %al, (%rax)
@@ -1423,7 +1616,7 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0000 // addb %al, (%rax)
-	LONG $0x00000d00; WORD $0x0000 // addb %cl, (%rip) # 0x1a95 <k_row_squares+0x835>
+	LONG $0x00000d00; WORD $0x0000 // addb %cl, (%rip) # 0x1d15 <k_row_squares+0x895>
 	WORD $0x0000 // addb %al, (%rax)
 	WORD $0x0c00; BYTE $0x00 // addb %cl, (%rax,%rax)
 	WORD $0x0000 // addb %al, (%rax)
@@ -1505,10 +1698,8 @@ TEXT ·encode_plainAVX512<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)
 	WORD $0x0101 // addl %eax, (%rcx)
-	WORD $0x0001 // addl %eax, (%rax)
-	WORD $0x0201 // addl %eax, (%rdx)
-	LONG $0x06050403; WORD $0x0807; BYTE $0x09 // addl 0x9080706(,%rax), %eax
-	WORD $0x0b0a // orb (%rbx), %cl
-	WORD $0x0d0c // orb $0xd, %al
-	BYTE $0x0e // <unknown>
-	BYTE $0x0f // <unknown>
+	BYTE $0x01 // addl %eax, (%rax)
+	QUAD $0x0c08060403020100 // 00 01 02 03 04 06 08 0c ........
+	QUAD $0xf4f8fafcfdfeff00 // 00 ff fe fd fc fa f8 f4 ........
+	QUAD $0x0706050403020100 // 00 01 02 03 04 05 06 07 ........
+	QUAD $0x0f0e0d0c0b0a0908 // 08 09 0a 0b 0c 0d 0e 0f ........

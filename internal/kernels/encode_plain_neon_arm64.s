@@ -19,7 +19,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x540012cb // b.lt 0x260 <k_encode_q8_0+0x260>
 	WORD $0xd10183ff // sub sp, sp, #0x60
 	WORD $0xa9402408 // ldp x8, x9, [x0]
-	WORD $0x100096eb // adr x11, 0x12f0 <k_row_squares+0x1dc>
+	WORD $0x1000b16b // adr x11, 0x1640 <tiny_floats+0x70>
 	WORD $0x3dc00160 // ldr q0, [x11]
 	WORD $0x52a85fcc // mov w12, #0x42fe0000 // =1123942400
 	WORD $0x52aff00d // mov w13, #0x7f800000 // =2139095040
@@ -173,29 +173,29 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x5400130b // b.lt 0x4cc <k_encode_q4_0+0x268>
 	WORD $0x6dbc3bef // stp d15, d14, [sp, #-0x40]!
-	WORD $0x1000806b // adr x11, 0x1280 <k_row_squares+0x16c>
+	WORD $0x10009a6b // adr x11, 0x15c0 <k_row_squares+0x148>
 	WORD $0x2f00e402 // movi d2, #0000000000000000
 	WORD $0x4f01f423 // fmov v3.4s, #8.50000000
 	WORD $0x3dc00165 // ldr q5, [x11]
-	WORD $0x1000816b // adr x11, 0x12b0 <k_row_squares+0x19c>
+	WORD $0x10009beb // adr x11, 0x1600 <tiny_floats+0x30>
 	WORD $0x4f0005e4 // movi v4.4s, #0xf
 	WORD $0x3dc00167 // ldr q7, [x11]
-	WORD $0x1000838b // adr x11, 0x1300 <k_row_squares+0x1ec>
+	WORD $0x10009e0b // adr x11, 0x1650 <tiny_floats+0x80>
 	WORD $0x4f010406 // movi v6.4s, #0x20
 	WORD $0x3dc00171 // ldr q17, [x11]
-	WORD $0x1000812b // adr x11, 0x12c0 <k_row_squares+0x1ac>
-	WORD $0x1000820c // adr x12, 0x12e0 <k_row_squares+0x1cc>
+	WORD $0x10009bab // adr x11, 0x1610 <tiny_floats+0x40>
+	WORD $0x10009c8c // adr x12, 0x1630 <tiny_floats+0x60>
 	WORD $0x3dc00172 // ldr q18, [x11]
 	WORD $0x52aff00b // mov w11, #0x7f800000 // =2139095040
 	WORD $0x1e2e1001 // fmov s1, #1.00000000
 	WORD $0xa9402408 // ldp x8, x9, [x0]
 	WORD $0x3dc00190 // ldr q16, [x12]
-	WORD $0x10007ecc // adr x12, 0x1290 <k_row_squares+0x17c>
+	WORD $0x1000994c // adr x12, 0x15e0 <tiny_floats+0x10>
 	WORD $0x1e270174 // fmov s20, w11
 	WORD $0x9100054a // add x10, x10, #0x1
 	WORD $0x3dc00193 // ldr q19, [x12]
-	WORD $0x1000804b // adr x11, 0x12d0 <k_row_squares+0x1bc>
-	WORD $0x10007eac // adr x12, 0x12a0 <k_row_squares+0x18c>
+	WORD $0x10009acb // adr x11, 0x1620 <tiny_floats+0x50>
+	WORD $0x1000992c // adr x12, 0x15f0 <tiny_floats+0x20>
 	WORD $0x6d0133ed // stp d13, d12, [sp, #0x10]
 	WORD $0x6d022beb // stp d11, d10, [sp, #0x20]
 	WORD $0x6d0323e9 // stp d9, d8, [sp, #0x30]
@@ -340,24 +340,24 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x52a8308c // mov w12, #0x41840000 // =1099169792
 	WORD $0x4f010407 // movi v7.4s, #0x20
 	WORD $0x4e040d84 // dup v4.4s, w12
-	WORD $0x10006bcc // adr x12, 0x1280 <k_row_squares+0x16c>
+	WORD $0x100085cc // adr x12, 0x15c0 <k_row_squares+0x148>
 	WORD $0xf2a20408 // movk x8, #0x1020, lsl #16
 	WORD $0x3dc00186 // ldr q6, [x12]
-	WORD $0x10006cec // adr x12, 0x12b0 <k_row_squares+0x19c>
+	WORD $0x1000876c // adr x12, 0x1600 <tiny_floats+0x30>
 	WORD $0x1e2e1001 // fmov s1, #1.00000000
 	WORD $0xa9402809 // ldp x9, x10, [x0]
 	WORD $0x3dc00190 // ldr q16, [x12]
-	WORD $0x10006dec // adr x12, 0x12e0 <k_row_squares+0x1cc>
-	WORD $0x10006ecd // adr x13, 0x1300 <k_row_squares+0x1ec>
+	WORD $0x1000886c // adr x12, 0x1630 <tiny_floats+0x60>
+	WORD $0x1000894d // adr x13, 0x1650 <tiny_floats+0x80>
 	WORD $0xf2c08108 // movk x8, #0x408, lsl #32
 	WORD $0x3dc00191 // ldr q17, [x12]
 	WORD $0x3dc001b2 // ldr q18, [x13]
 	WORD $0xf2e02048 // movk x8, #0x102, lsl #48
 	WORD $0x9100056b // add x11, x11, #0x1
-	WORD $0x10006c0c // adr x12, 0x12c0 <k_row_squares+0x1ac>
-	WORD $0x10006a6d // adr x13, 0x1290 <k_row_squares+0x17c>
-	WORD $0x10006c4e // adr x14, 0x12d0 <k_row_squares+0x1bc>
-	WORD $0x10006aaf // adr x15, 0x12a0 <k_row_squares+0x18c>
+	WORD $0x1000868c // adr x12, 0x1610 <tiny_floats+0x40>
+	WORD $0x100084ed // adr x13, 0x15e0 <tiny_floats+0x10>
+	WORD $0x100086ce // adr x14, 0x1620 <tiny_floats+0x50>
+	WORD $0x1000852f // adr x15, 0x15f0 <tiny_floats+0x20>
 	WORD $0x6d0133ed // stp d13, d12, [sp, #0x10]
 	WORD $0x6d022beb // stp d11, d10, [sp, #0x20]
 	WORD $0x6d0323e9 // stp d9, d8, [sp, #0x30]
@@ -516,36 +516,36 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100055f // cmp x10, #0x1
 	WORD $0x540017eb // b.lt 0xab4 <k_encode_q4_1+0x304>
 	WORD $0xd10343ff // sub sp, sp, #0xd0
-	WORD $0x10005a08 // adr x8, 0x1300 <k_row_squares+0x1ec>
-	WORD $0x100058e9 // adr x9, 0x12e0 <k_row_squares+0x1cc>
+	WORD $0x10007488 // adr x8, 0x1650 <tiny_floats+0x80>
+	WORD $0x10007369 // adr x9, 0x1630 <tiny_floats+0x60>
 	WORD $0x4f010400 // movi v0.4s, #0x20
 	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x10005708 // adr x8, 0x12b0 <k_row_squares+0x19c>
+	WORD $0x10007188 // adr x8, 0x1600 <tiny_floats+0x30>
 	WORD $0x4f0167f3 // movi v19.4s, #0x3f, lsl #24
 	WORD $0x4f0005f4 // movi v20.4s, #0xf
-	WORD $0x100058ab // adr x11, 0x12f0 <k_row_squares+0x1dc>
+	WORD $0x1000732b // adr x11, 0x1640 <tiny_floats+0x70>
 	WORD $0x9100054a // add x10, x10, #0x1
 	WORD $0x3d8023e1 // str q1, [sp, #0x80]
 	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0x100055a9 // adr x9, 0x12a0 <k_row_squares+0x18c>
+	WORD $0x10007029 // adr x9, 0x15f0 <tiny_floats+0x20>
 	WORD $0x6d093bef // stp d15, d14, [sp, #0x90]
 	WORD $0x3d801fe1 // str q1, [sp, #0x70]
 	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x10005428 // adr x8, 0x1280 <k_row_squares+0x16c>
+	WORD $0x10006e28 // adr x8, 0x15c0 <k_row_squares+0x148>
 	WORD $0x6d0a33ed // stp d13, d12, [sp, #0xa0]
 	WORD $0x3d801be1 // str q1, [sp, #0x60]
 	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x10005628 // adr x8, 0x12d0 <k_row_squares+0x1bc>
+	WORD $0x100070a8 // adr x8, 0x1620 <tiny_floats+0x50>
 	WORD $0x6d0b2beb // stp d11, d10, [sp, #0xb0]
 	WORD $0x3d8017e1 // str q1, [sp, #0x50]
 	WORD $0x3dc00121 // ldr q1, [x9]
-	WORD $0x10005529 // adr x9, 0x12c0 <k_row_squares+0x1ac>
+	WORD $0x10006fa9 // adr x9, 0x1610 <tiny_floats+0x40>
 	WORD $0x3dc00130 // ldr q16, [x9]
 	WORD $0x3dc017e7 // ldr q7, [sp, #0x50]
 	WORD $0x6d0c23e9 // stp d9, d8, [sp, #0xc0]
 	WORD $0x3d8013e1 // str q1, [sp, #0x40]
 	WORD $0x3dc00101 // ldr q1, [x8]
-	WORD $0x100052e8 // adr x8, 0x1290 <k_row_squares+0x17c>
+	WORD $0x10006d68 // adr x8, 0x15e0 <tiny_floats+0x10>
 	WORD $0x3d800fe1 // str q1, [sp, #0x30]
 	WORD $0x3dc00101 // ldr q1, [x8]
 	WORD $0xa9402408 // ldp x8, x9, [x0]
@@ -712,39 +712,39 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf100057f // cmp x11, #0x1
 	WORD $0x54001aeb // b.lt 0xe1c <k_encode_q5_1+0x364>
 	WORD $0xd10343ff // sub sp, sp, #0xd0
-	WORD $0x100041ca // adr x10, 0x1300 <k_row_squares+0x1ec>
-	WORD $0x100040ac // adr x12, 0x12e0 <k_row_squares+0x1cc>
+	WORD $0x10005c4a // adr x10, 0x1650 <tiny_floats+0x80>
+	WORD $0x10005b2c // adr x12, 0x1630 <tiny_floats+0x60>
 	WORD $0x4f010400 // movi v0.4s, #0x20
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10003eca // adr x10, 0x12b0 <k_row_squares+0x19c>
+	WORD $0x1000594a // adr x10, 0x1600 <tiny_floats+0x30>
 	WORD $0x4f0167f1 // movi v17.4s, #0x3f, lsl #24
 	WORD $0x4f0007f2 // movi v18.4s, #0x1f
 	WORD $0xa9402408 // ldp x8, x9, [x0]
 	WORD $0x3d8023e1 // str q1, [sp, #0x80]
 	WORD $0x3dc00181 // ldr q1, [x12]
-	WORD $0x10003c8c // adr x12, 0x1280 <k_row_squares+0x16c>
+	WORD $0x1000568c // adr x12, 0x15c0 <k_row_squares+0x148>
 	WORD $0x52aff00d // mov w13, #0x7f800000 // =2139095040
 	WORD $0x9100056b // add x11, x11, #0x1
 	WORD $0x6d093bef // stp d15, d14, [sp, #0x90]
 	WORD $0x3d801fe1 // str q1, [sp, #0x70]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10003cca // adr x10, 0x12a0 <k_row_squares+0x18c>
+	WORD $0x1000574a // adr x10, 0x15f0 <tiny_floats+0x20>
 	WORD $0x6d0a33ed // stp d13, d12, [sp, #0xa0]
 	WORD $0x3d801be1 // str q1, [sp, #0x60]
 	WORD $0x3dc00181 // ldr q1, [x12]
-	WORD $0x10003bcc // adr x12, 0x1290 <k_row_squares+0x17c>
+	WORD $0x1000564c // adr x12, 0x15e0 <tiny_floats+0x10>
 	WORD $0x6d0b2beb // stp d11, d10, [sp, #0xb0]
 	WORD $0x3d8017e1 // str q1, [sp, #0x50]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10003d4a // adr x10, 0x12d0 <k_row_squares+0x1bc>
+	WORD $0x100057ca // adr x10, 0x1620 <tiny_floats+0x50>
 	WORD $0x6d0c23e9 // stp d9, d8, [sp, #0xc0]
 	WORD $0x3d8013e1 // str q1, [sp, #0x40]
 	WORD $0x3dc00141 // ldr q1, [x10]
-	WORD $0x10003c4a // adr x10, 0x12c0 <k_row_squares+0x1ac>
+	WORD $0x100056ca // adr x10, 0x1610 <tiny_floats+0x40>
 	WORD $0xb9000fed // str w13, [sp, #0xc]
 	WORD $0x3d800fe1 // str q1, [sp, #0x30]
 	WORD $0x3dc00181 // ldr q1, [x12]
-	WORD $0x10003d4c // adr x12, 0x12f0 <k_row_squares+0x1dc>
+	WORD $0x100057cc // adr x12, 0x1640 <tiny_floats+0x70>
 	WORD $0x3dc00196 // ldr q22, [x12]
 	WORD $0x3d800be1 // str q1, [sp, #0x20]
 	WORD $0x3dc00141 // ldr q1, [x10]
@@ -927,13 +927,232 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x910343ff // add sp, sp, #0xd0
 	WORD $0xd65f03c0 // ret
 
+	// encode_mxfp4
+	WORD $0xf9401008 // ldr x8, [x0, #0x20]
+	WORD $0xf100051f // cmp x8, #0x1
+	WORD $0x54001acb // b.lt 0x1180 <k_encode_mxfp4+0x360>
+	WORD $0xd101c3ff // sub sp, sp, #0x70
+	WORD $0x528e430c // mov w12, #0x7218 // =29208
+	WORD $0xa9402809 // ldp x9, x10, [x0]
+	WORD $0x72a7e62c // movk w12, #0x3f31, lsl #16
+	WORD $0x52800fcb // mov w11, #0x7e // =126
+	WORD $0x52a0010d // mov w13, #0x80000 // =524288
+	WORD $0xb9000fec // str w12, [sp, #0xc]
+	WORD $0x5280004c // mov w12, #0x2 // =2
+	WORD $0x10003c2e // adr x14, 0x15d0 <tiny_floats>
+	WORD $0x6d033bef // stp d15, d14, [sp, #0x30]
+	WORD $0x6d0433ed // stp d13, d12, [sp, #0x40]
+	WORD $0x6d052beb // stp d11, d10, [sp, #0x50]
+	WORD $0x6d0623e9 // stp d9, d8, [sp, #0x60]
+	WORD $0xad40615b // ldp q27, q24, [x10]
+	WORD $0xad416959 // ldp q25, q26, [x10, #0x20]
+	WORD $0xad430540 // ldp q0, q1, [x10, #0x60]
+	WORD $0xad421945 // ldp q5, q6, [x10, #0x40]
+	WORD $0x4ea0fb1c // fabs v28.4s, v24.4s
+	WORD $0x4ea0fb5d // fabs v29.4s, v26.4s
+	WORD $0x4ea0fb7e // fabs v30.4s, v27.4s
+	WORD $0x4ea0fb3f // fabs v31.4s, v25.4s
+	WORD $0x4ea0f813 // fabs v19.4s, v0.4s
+	WORD $0x4ea0f835 // fabs v21.4s, v1.4s
+	WORD $0xad0083e1 // stp q1, q0, [sp, #0x10]
+	WORD $0x4ea0f8d4 // fabs v20.4s, v6.4s
+	WORD $0x4ea0f8b6 // fabs v22.4s, v5.4s
+	WORD $0xbd400fe0 // ldr s0, [sp, #0xc]
+	WORD $0x4ebc1f89 // mov v9.16b, v28.16b
+	WORD $0x4ebe1fc8 // mov v8.16b, v30.16b
+	WORD $0x4ebf1fea // mov v10.16b, v31.16b
+	WORD $0x4ebd1fab // mov v11.16b, v29.16b
+	WORD $0x6eb367e7 // umax v7.4s, v31.4s, v19.4s
+	WORD $0x6eb567b1 // umax v17.4s, v29.4s, v21.4s
+	WORD $0x6eb667d0 // umax v16.4s, v30.4s, v22.4s
+	WORD $0x6eb46792 // umax v18.4s, v28.4s, v20.4s
+	WORD $0x4eb16651 // smax v17.4s, v18.4s, v17.4s
+	WORD $0x4ea76607 // smax v7.4s, v16.4s, v7.4s
+	WORD $0x6f00e410 // movi v16.2d, #0000000000000000
+	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
+	WORD $0x4eb164e7 // smax v7.4s, v7.4s, v17.4s
+	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
+	WORD $0x4eb0a8e7 // smaxv s7, v7.4s
+	WORD $0x1e2600ef // fmov w15, s7
+	WORD $0x53177df0 // lsr w16, w15, #23
+	WORD $0x5101fe11 // sub w17, w16, #0x7f
+	WORD $0x4b100160 // sub w0, w11, w16
+	WORD $0x7101fa1f // cmp w16, #0x7e
+	WORD $0x1a808230 // csel w16, w17, w0, hi
+	WORD $0x1e220207 // scvtf s7, w16
+	WORD $0x1e2600f0 // fmov w16, s7
+	WORD $0x12091e10 // and w16, w16, #0x7f800000
+	WORD $0x1e270207 // fmov s7, w16
+	WORD $0x1e2008e7 // fmul s7, s7, s0
+	WORD $0x1e3800f0 // fcvtzs w16, s7
+	WORD $0x6f00e407 // movi v7.2d, #0000000000000000
+	WORD $0x0b1001ef // add w15, w15, w16
+	WORD $0x13177def // asr w15, w15, #23
+	WORD $0x710009ff // cmp w15, #0x2
+	WORD $0x1a8cc1ef // csel w15, w15, w12, gt
+	WORD $0x510009f0 // sub w16, w15, #0x2
+	WORD $0x1acf21a0 // lsl w0, w13, w15
+	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x53092211 // lsl w17, w16, #23
+	WORD $0x71000a1f // cmp w16, #0x2
+	WORD $0x39000130 // strb w16, [x9]
+	WORD $0x51600231 // sub w17, w17, #0x800, lsl #12 // =0x800000
+	WORD $0x1a913011 // csel w17, w0, w17, lo
+	WORD $0x1e270237 // fmov s23, w17
+	WORD $0x38ef69d0 // ldrsb w16, [x14, x15]
+	WORD $0x4e040de4 // dup v4.4s, w15
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0xf10021ff // cmp x15, #0x8
+	WORD $0x1e22020c // scvtf s12, w16
+	WORD $0x1e2c0aec // fmul s12, s23, s12
+	WORD $0x4e04058c // dup v12.4s, v12.s[0]
+	WORD $0x6ebdd58d // fabd v13.4s, v12.4s, v29.4s
+	WORD $0x6ebfd58e // fabd v14.4s, v12.4s, v31.4s
+	WORD $0x6ebcd58f // fabd v15.4s, v12.4s, v28.4s
+	WORD $0x6ebed58c // fabd v12.4s, v12.4s, v30.4s
+	WORD $0x6eaee542 // fcmgt v2.4s, v10.4s, v14.4s
+	WORD $0x6eade561 // fcmgt v1.4s, v11.4s, v13.4s
+	WORD $0x6eafe523 // fcmgt v3.4s, v9.4s, v15.4s
+	WORD $0x6eace500 // fcmgt v0.4s, v8.4s, v12.4s
+	WORD $0x6ea11dab // bit v11.16b, v13.16b, v1.16b
+	WORD $0x6ea21dca // bit v10.16b, v14.16b, v2.16b
+	WORD $0x6ea31de9 // bit v9.16b, v15.16b, v3.16b
+	WORD $0x6ea01d88 // bit v8.16b, v12.16b, v0.16b
+	WORD $0x6ea11c92 // bit v18.16b, v4.16b, v1.16b
+	WORD $0x6ea21c90 // bit v16.16b, v4.16b, v2.16b
+	WORD $0x6ea31c91 // bit v17.16b, v4.16b, v3.16b
+	WORD $0x6ea01c87 // bit v7.16b, v4.16b, v0.16b
+	WORD $0x54fffd21 // b.ne 0xf3c <k_encode_mxfp4+0x11c>
+	WORD $0x4ea0eb60 // fcmlt v0.4s, v27.4s, #0.0
+	WORD $0x4ea0eb01 // fcmlt v1.4s, v24.4s, #0.0
+	WORD $0x5280002f // mov w15, #0x1 // =1
+	WORD $0x4ea0eb22 // fcmlt v2.4s, v25.4s, #0.0
+	WORD $0x4ea0eb43 // fcmlt v3.4s, v26.4s, #0.0
+	WORD $0x4ea088e4 // cmgt v4.4s, v7.4s, #0
+	WORD $0x4ea08a38 // cmgt v24.4s, v17.4s, #0
+	WORD $0x4ea08a19 // cmgt v25.4s, v16.4s, #0
+	WORD $0x4ea08a5a // cmgt v26.4s, v18.4s, #0
+	WORD $0x6f00e41b // movi v27.2d, #0000000000000000
+	WORD $0x4eb61edd // mov v29.16b, v22.16b
+	WORD $0x4eb41e9e // mov v30.16b, v20.16b
+	WORD $0x4e411800 // uzp1 v0.8h, v0.8h, v1.8h
+	WORD $0x4eb31e7f // mov v31.16b, v19.16b
+	WORD $0x4eb51ea8 // mov v8.16b, v21.16b
+	WORD $0x4e431841 // uzp1 v1.8h, v2.8h, v3.8h
+	WORD $0x4e581882 // uzp1 v2.8h, v4.8h, v24.8h
+	WORD $0x4e5a1b23 // uzp1 v3.8h, v25.8h, v26.8h
+	WORD $0x6f00e418 // movi v24.2d, #0000000000000000
+	WORD $0x6f00e419 // movi v25.2d, #0000000000000000
+	WORD $0x6f00e41a // movi v26.2d, #0000000000000000
+	WORD $0x4e011800 // uzp1 v0.16b, v0.16b, v1.16b
+	WORD $0x4e031841 // uzp1 v1.16b, v2.16b, v3.16b
+	WORD $0x4e201c3c // and v28.16b, v1.16b, v0.16b
+	WORD $0x38ef69d0 // ldrsb w16, [x14, x15]
+	WORD $0x4e040dec // dup v12.4s, w15
+	WORD $0x910005ef // add x15, x15, #0x1
+	WORD $0xf10021ff // cmp x15, #0x8
+	WORD $0x1e220200 // scvtf s0, w16
+	WORD $0x1e200ae0 // fmul s0, s23, s0
+	WORD $0x4e040400 // dup v0.4s, v0.s[0]
+	WORD $0x6eb5d401 // fabd v1.4s, v0.4s, v21.4s
+	WORD $0x6eb3d402 // fabd v2.4s, v0.4s, v19.4s
+	WORD $0x6eb4d403 // fabd v3.4s, v0.4s, v20.4s
+	WORD $0x6eb6d400 // fabd v0.4s, v0.4s, v22.4s
+	WORD $0x6ea2e7e4 // fcmgt v4.4s, v31.4s, v2.4s
+	WORD $0x6ea1e509 // fcmgt v9.4s, v8.4s, v1.4s
+	WORD $0x6ea3e7cb // fcmgt v11.4s, v30.4s, v3.4s
+	WORD $0x6ea0e7aa // fcmgt v10.4s, v29.4s, v0.4s
+	WORD $0x6ea91c28 // bit v8.16b, v1.16b, v9.16b
+	WORD $0x6ea41c5f // bit v31.16b, v2.16b, v4.16b
+	WORD $0x6eab1c7e // bit v30.16b, v3.16b, v11.16b
+	WORD $0x6eaa1c1d // bit v29.16b, v0.16b, v10.16b
+	WORD $0x6ea91d9b // bit v27.16b, v12.16b, v9.16b
+	WORD $0x6ea41d9a // bit v26.16b, v12.16b, v4.16b
+	WORD $0x6eab1d99 // bit v25.16b, v12.16b, v11.16b
+	WORD $0x6eaa1d98 // bit v24.16b, v12.16b, v10.16b
+	WORD $0x54fffd21 // b.ne 0xffc <k_encode_mxfp4+0x1dc>
+	WORD $0x6e1c4380 // ext v0.16b, v28.16b, v28.16b, #0x8
+	WORD $0x4ea0e8a4 // fcmlt v4.4s, v5.4s, #0.0
+	WORD $0xf1000508 // subs x8, x8, #0x1
+	WORD $0x4ea0e8c5 // fcmlt v5.4s, v6.4s, #0.0
+	WORD $0xad409bf3 // ldp q19, q6, [sp, #0x10]
+	WORD $0x4ea08b14 // cmgt v20.4s, v24.4s, #0
+	WORD $0x4ea08b35 // cmgt v21.4s, v25.4s, #0
+	WORD $0x4ea08b56 // cmgt v22.4s, v26.4s, #0
+	WORD $0x4ea08b77 // cmgt v23.4s, v27.4s, #0
+	WORD $0x9102014a // add x10, x10, #0x80
+	WORD $0x0e007b81 // zip2 v1.8b, v28.8b, v0.8b
+	WORD $0x0e007802 // zip2 v2.8b, v0.8b, v0.8b
+	WORD $0x0e003800 // zip1 v0.8b, v0.8b, v0.8b
+	WORD $0x4ea0e8c6 // fcmlt v6.4s, v6.4s, #0.0
+	WORD $0x4ea0ea73 // fcmlt v19.4s, v19.4s, #0.0
+	WORD $0x0e003b83 // zip1 v3.8b, v28.8b, v0.8b
+	WORD $0x4f00051c // movi v28.4s, #0x8
+	WORD $0x2f10a421 // ushll v1.4s, v1.4h, #0x0
+	WORD $0x2f10a442 // ushll v2.4s, v2.4h, #0x0
+	WORD $0x2f10a400 // ushll v0.4s, v0.4h, #0x0
+	WORD $0x4f3f5421 // shl v1.4s, v1.4s, #0x1f
+	WORD $0x2f10a463 // ushll v3.4s, v3.4h, #0x0
+	WORD $0x4e3c1c84 // and v4.16b, v4.16b, v28.16b
+	WORD $0x4f3f5442 // shl v2.4s, v2.4s, #0x1f
+	WORD $0x4f3f5400 // shl v0.4s, v0.4s, #0x1f
+	WORD $0x4e3c1ca5 // and v5.16b, v5.16b, v28.16b
+	WORD $0x4e3c1cc6 // and v6.16b, v6.16b, v28.16b
+	WORD $0x4e3c1e73 // and v19.16b, v19.16b, v28.16b
+	WORD $0x4ea0a821 // cmlt v1.4s, v1.4s, #0
+	WORD $0x4f3f5463 // shl v3.4s, v3.4s, #0x1f
+	WORD $0x4e241e84 // and v4.16b, v20.16b, v4.16b
+	WORD $0x4f0005f4 // movi v20.4s, #0xf
+	WORD $0x4ea0a842 // cmlt v2.4s, v2.4s, #0
+	WORD $0x4ea0a800 // cmlt v0.4s, v0.4s, #0
+	WORD $0x4e251ea5 // and v5.16b, v21.16b, v5.16b
+	WORD $0x4e261ec6 // and v6.16b, v22.16b, v6.16b
+	WORD $0x4e331ef3 // and v19.16b, v23.16b, v19.16b
+	WORD $0x4e3c1c21 // and v1.16b, v1.16b, v28.16b
+	WORD $0x4ea0a863 // cmlt v3.4s, v3.4s, #0
+	WORD $0x4eb81c84 // orr v4.16b, v4.16b, v24.16b
+	WORD $0x4e3c1c42 // and v2.16b, v2.16b, v28.16b
+	WORD $0x4e3c1c00 // and v0.16b, v0.16b, v28.16b
+	WORD $0x4e341e31 // and v17.16b, v17.16b, v20.16b
+	WORD $0x4e341ce7 // and v7.16b, v7.16b, v20.16b
+	WORD $0x4ebb1e73 // orr v19.16b, v19.16b, v27.16b
+	WORD $0x4e341e52 // and v18.16b, v18.16b, v20.16b
+	WORD $0x4e3c1c63 // and v3.16b, v3.16b, v28.16b
+	WORD $0x4e341e10 // and v16.16b, v16.16b, v20.16b
+	WORD $0x4eba1cc6 // orr v6.16b, v6.16b, v26.16b
+	WORD $0x4eb91ca5 // orr v5.16b, v5.16b, v25.16b
+	WORD $0x4ea11e21 // orr v1.16b, v17.16b, v1.16b
+	WORD $0x4f245484 // shl v4.4s, v4.4s, #0x4
+	WORD $0x4ea21e42 // orr v2.16b, v18.16b, v2.16b
+	WORD $0x4ea31ce3 // orr v3.16b, v7.16b, v3.16b
+	WORD $0x4ea01e00 // orr v0.16b, v16.16b, v0.16b
+	WORD $0x4f245667 // shl v7.4s, v19.4s, #0x4
+	WORD $0x4f2454a5 // shl v5.4s, v5.4s, #0x4
+	WORD $0x4f2454c6 // shl v6.4s, v6.4s, #0x4
+	WORD $0x4ea21ce2 // orr v2.16b, v7.16b, v2.16b
+	WORD $0x4ea31c83 // orr v3.16b, v4.16b, v3.16b
+	WORD $0x4ea01cc0 // orr v0.16b, v6.16b, v0.16b
+	WORD $0x4ea11ca1 // orr v1.16b, v5.16b, v1.16b
+	WORD $0x4e411861 // uzp1 v1.8h, v3.8h, v1.8h
+	WORD $0x4e421800 // uzp1 v0.8h, v0.8h, v2.8h
+	WORD $0x4e001820 // uzp1 v0.16b, v1.16b, v0.16b
+	WORD $0x3c801120 // stur q0, [x9, #0x1]
+	WORD $0x91004529 // add x9, x9, #0x11
+	WORD $0x54ffe7cc // b.gt 0xe60 <k_encode_mxfp4+0x40>
+	WORD $0x6d4623e9 // ldp d9, d8, [sp, #0x60]
+	WORD $0x6d452beb // ldp d11, d10, [sp, #0x50]
+	WORD $0x6d4433ed // ldp d13, d12, [sp, #0x40]
+	WORD $0x6d433bef // ldp d15, d14, [sp, #0x30]
+	WORD $0x9101c3ff // add sp, sp, #0x70
+	WORD $0xd65f03c0 // ret
+
 	// encode_f16
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0xe38 <k_encode_f16+0x18>
+	WORD $0x5400006a // b.ge 0x119c <k_encode_f16+0x18>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x14000010 // b 0xe74 <k_encode_f16+0x54>
+	WORD $0x14000010 // b 0x11d8 <k_encode_f16+0x54>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0xaa1f03ec // mov x12, xzr
 	WORD $0xaa0803eb // mov x11, x8
@@ -948,9 +1167,9 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e216840 // fcvtn2 v0.8h, v2.4s
 	WORD $0x4e216861 // fcvtn2 v1.8h, v3.4s
 	WORD $0xac810161 // stp q1, q0, [x11], #0x20
-	WORD $0x54fffead // b.le 0xe44 <k_encode_f16+0x24>
+	WORD $0x54fffead // b.le 0x11a8 <k_encode_f16+0x24>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x5400012d // b.le 0xe9c <k_encode_f16+0x7c>
+	WORD $0x5400012d // b.le 0x1200 <k_encode_f16+0x7c>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x8b0d094a // add x10, x10, x13, lsl #2
@@ -958,16 +1177,16 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0xf1000529 // subs x9, x9, #0x1
 	WORD $0x1e23c000 // fcvt h0, s0
 	WORD $0x7c002500 // str h0, [x8], #0x2
-	WORD $0x54ffff81 // b.ne 0xe88 <k_encode_f16+0x68>
+	WORD $0x54ffff81 // b.ne 0x11ec <k_encode_f16+0x68>
 	WORD $0xd65f03c0 // ret
 
 	// encode_bf16
 	WORD $0xf9401009 // ldr x9, [x0, #0x20]
 	WORD $0xf9400008 // ldr x8, [x0]
 	WORD $0xf100413f // cmp x9, #0x10
-	WORD $0x5400006a // b.ge 0xeb8 <k_encode_bf16+0x18>
+	WORD $0x5400006a // b.ge 0x121c <k_encode_bf16+0x18>
 	WORD $0xaa1f03ed // mov x13, xzr
-	WORD $0x1400001e // b 0xf2c <k_encode_bf16+0x8c>
+	WORD $0x1400001e // b 0x1290 <k_encode_bf16+0x8c>
 	WORD $0x4f000420 // movi v0.4s, #0x1
 	WORD $0x4f03c7e1 // movi v1.4s, #0x7f, msl #8
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
@@ -996,9 +1215,9 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e614082 // addhn2 v2.8h, v4.4s, v1.4s
 	WORD $0x4e6140a3 // addhn2 v3.8h, v5.4s, v1.4s
 	WORD $0xac810963 // stp q3, q2, [x11], #0x20
-	WORD $0x54fffd2d // b.le 0xecc <k_encode_bf16+0x2c>
+	WORD $0x54fffd2d // b.le 0x1230 <k_encode_bf16+0x2c>
 	WORD $0xeb0d0129 // subs x9, x9, x13
-	WORD $0x540001ad // b.le 0xf64 <k_encode_bf16+0xc4>
+	WORD $0x540001ad // b.le 0x12c8 <k_encode_bf16+0xc4>
 	WORD $0xf940040a // ldr x10, [x0, #0x8]
 	WORD $0x8b0d0508 // add x8, x8, x13, lsl #1
 	WORD $0x528fffeb // mov w11, #0x7fff // =32767
@@ -1010,14 +1229,14 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x0b0d018c // add w12, w12, w13
 	WORD $0x53107d8c // lsr w12, w12, #16
 	WORD $0x7800250c // strh w12, [x8], #0x2
-	WORD $0x54ffff21 // b.ne 0xf44 <k_encode_bf16+0xa4>
+	WORD $0x54ffff21 // b.ne 0x12a8 <k_encode_bf16+0xa4>
 	WORD $0xd65f03c0 // ret
 
 	// extent
 	WORD $0x6dbf23e9 // stp d9, d8, [sp, #-0x10]!
 	WORD $0xf9400408 // ldr x8, [x0, #0x8]
 	WORD $0xf100811f // cmp x8, #0x20
-	WORD $0x540001ea // b.ge 0xfb0 <k_extent+0x48>
+	WORD $0x540001ea // b.ge 0x1314 <k_extent+0x48>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xaa1f03e9 // mov x9, xzr
@@ -1031,7 +1250,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e411 // movi v17.2d, #0000000000000000
 	WORD $0x6f00e412 // movi v18.2d, #0000000000000000
 	WORD $0x6f00e413 // movi v19.2d, #0000000000000000
-	WORD $0x1400003a // b 0x1094 <k_extent+0x12c>
+	WORD $0x1400003a // b 0x13f8 <k_extent+0x12c>
 	WORD $0x6f00e400 // movi v0.2d, #0000000000000000
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0xf940000a // ldr x10, [x0]
@@ -1084,7 +1303,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4eba1ef7 // orr v23.16b, v23.16b, v26.16b
 	WORD $0x4ea267e2 // smax v2.4s, v31.4s, v2.4s
 	WORD $0x4ebd1e73 // orr v19.16b, v19.16b, v29.16b
-	WORD $0x54fffbed // b.le 0xffc <k_extent+0x94>
+	WORD $0x54fffbed // b.le 0x1360 <k_extent+0x94>
 	WORD $0x4eb41e10 // orr v16.16b, v16.16b, v20.16b
 	WORD $0x4eb51e31 // orr v17.16b, v17.16b, v21.16b
 	WORD $0x4eb61e52 // orr v18.16b, v18.16b, v22.16b
@@ -1107,7 +1326,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x1e260008 // fmov w8, s0
 	WORD $0xd360fd4c // lsr x12, x10, #32
 	WORD $0x2a0c014a // orr w10, w10, w12
-	WORD $0x5400014d // b.le 0x1104 <k_extent+0x19c>
+	WORD $0x5400014d // b.le 0x1468 <k_extent+0x19c>
 	WORD $0xf940000c // ldr x12, [x0]
 	WORD $0x8b090989 // add x9, x12, x9, lsl #2
 	WORD $0xb840452c // ldr w12, [x9], #0x4
@@ -1116,7 +1335,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6b0801bf // cmp w13, w8
 	WORD $0x1a88c1a8 // csel w8, w13, w8, gt
 	WORD $0xf100056b // subs x11, x11, #0x1
-	WORD $0x54ffff41 // b.ne 0x10e8 <k_extent+0x180>
+	WORD $0x54ffff41 // b.ne 0x144c <k_extent+0x180>
 	WORD $0x531f7d49 // lsr w9, w10, #31
 	WORD $0x29022408 // stp w8, w9, [x0, #0x10]
 	WORD $0x6cc123e9 // ldp d9, d8, [sp], #0x10
@@ -1129,7 +1348,7 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x6f00e402 // movi v2.2d, #0000000000000000
 	WORD $0x6f00e403 // movi v3.2d, #0000000000000000
 	WORD $0xf100411f // cmp x8, #0x10
-	WORD $0x540008cb // b.lt 0x1244 <k_row_squares+0x130>
+	WORD $0x540008cb // b.lt 0x15a8 <k_row_squares+0x130>
 	WORD $0xa9412809 // ldp x9, x10, [x0, #0x10]
 	WORD $0xd37ef50c // lsl x12, x8, #2
 	WORD $0xf940000b // ldr x11, [x0]
@@ -1175,11 +1394,11 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x3c9c00c5 // stur q5, [x6, #-0x40]
 	WORD $0x3d8010c6 // str q6, [x6, #0x40]
 	WORD $0x910400c6 // add x6, x6, #0x100
-	WORD $0x54fffd83 // b.lo 0x1194 <k_row_squares+0x80>
+	WORD $0x54fffd83 // b.lo 0x14f8 <k_row_squares+0x80>
 	WORD $0xf100321f // cmp x16, #0xc
 	WORD $0x91001210 // add x16, x16, #0x4
 	WORD $0x91004231 // add x17, x17, #0x10
-	WORD $0x54fffae3 // b.lo 0x1150 <k_row_squares+0x3c>
+	WORD $0x54fffae3 // b.lo 0x14b4 <k_row_squares+0x3c>
 	WORD $0xaa1f03f0 // mov x16, xzr
 	WORD $0x8b100131 // add x17, x9, x16
 	WORD $0x91010210 // add x16, x16, #0x40
@@ -1194,54 +1413,49 @@ TEXT ·encode_plainNEON<>(SB), NOSPLIT|NOFRAME, $0-0
 	WORD $0x4e25d442 // fadd v2.4s, v2.4s, v5.4s
 	WORD $0x4e26d421 // fadd v1.4s, v1.4s, v6.4s
 	WORD $0x4e27d400 // fadd v0.4s, v0.4s, v7.4s
-	WORD $0x54fffe61 // b.ne 0x11fc <k_row_squares+0xe8>
+	WORD $0x54fffe61 // b.ne 0x1560 <k_row_squares+0xe8>
 	WORD $0x910041ef // add x15, x15, #0x10
 	WORD $0x9101016b // add x11, x11, #0x40
 	WORD $0xeb0801ff // cmp x15, x8
-	WORD $0x54fff84d // b.le 0x1148 <k_row_squares+0x34>
+	WORD $0x54fff84d // b.le 0x14ac <k_row_squares+0x34>
 	WORD $0xf9400408 // ldr x8, [x0, #0x8]
 	WORD $0xad000500 // stp q0, q1, [x8]
 	WORD $0xad010d02 // stp q2, q3, [x8, #0x20]
 	WORD $0xd65f03c0 // ret
 	WORD $0x00000000
 	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
-	WORD $0x00000000
 	WORD $0x00000018 // udf #0x18
 	WORD $0x00000019 // udf #0x19
 	WORD $0x0000001a // udf #0x1a
 	WORD $0x0000001b // udf #0x1b
-	WORD $0x0000000c // udf #0xc
-	WORD $0x0000000d // udf #0xd
-	WORD $0x0000000e // udf #0xe
-	WORD $0x0000000f // udf #0xf
-	WORD $0x00000008 // udf #0x8
-	WORD $0x00000009 // udf #0x9
-	WORD $0x0000000a // udf #0xa
-	WORD $0x0000000b // udf #0xb
-	WORD $0x00000010 // udf #0x10
-	WORD $0x00000011 // udf #0x11
-	WORD $0x00000012 // udf #0x12
-	WORD $0x00000013 // udf #0x13
-	WORD $0x00000004 // udf #0x4
-	WORD $0x00000005 // udf #0x5
-	WORD $0x00000006 // udf #0x6
-	WORD $0x00000007 // udf #0x7
-	WORD $0x00000000 // udf #0x0
-	WORD $0x00000001 // udf #0x1
-	WORD $0x00000002 // udf #0x2
-	WORD $0x00000003 // udf #0x3
-	WORD $0x0000001c // udf #0x1c
-	WORD $0x0000001d // udf #0x1d
-	WORD $0x0000001e // udf #0x1e
-	WORD $0x0000001f // udf #0x1f
+	WORD $0x03020100 // 00 01 02 03 04 06 08 0c ........
+	WORD $0x0c080604
+	WORD $0xfdfeff00 // 00 ff fe fd fc fa f8 f4 ........
+	WORD $0xf4f8fafc
+	WORD $0x0000000c // 0c 00 00 00 0d 00 00 00 ........
+	WORD $0x0000000d
+	WORD $0x0000000e // 0e 00 00 00 0f 00 00 00 ........
+	WORD $0x0000000f
+	WORD $0x00000008 // 08 00 00 00 09 00 00 00 ........
+	WORD $0x00000009
+	WORD $0x0000000a // 0a 00 00 00 0b 00 00 00 ........
+	WORD $0x0000000b
+	WORD $0x00000010 // 10 00 00 00 11 00 00 00 ........
+	WORD $0x00000011
+	WORD $0x00000012 // 12 00 00 00 13 00 00 00 ........
+	WORD $0x00000013
+	WORD $0x00000004 // 04 00 00 00 05 00 00 00 ........
+	WORD $0x00000005
+	WORD $0x00000006 // 06 00 00 00 07 00 00 00 ........
+	WORD $0x00000007
+	WORD $0x00000000 // 00 00 00 00 01 00 00 00 ........
+	WORD $0x00000001
+	WORD $0x00000002 // 02 00 00 00 03 00 00 00 ........
+	WORD $0x00000003
+	WORD $0x0000001c // 1c 00 00 00 1d 00 00 00 ........
+	WORD $0x0000001d
+	WORD $0x0000001e // 1e 00 00 00 1f 00 00 00 ........
+	WORD $0x0000001f
 	WORD $0x0c080400 // 00 04 08 0c .word 0x0c080400
 	WORD $0x1c181410 // 10 14 18 1c .word 0x1c181410
 	WORD $0x2c282420 // 20 24 28 2c .word 0x2c282420

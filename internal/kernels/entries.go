@@ -59,11 +59,13 @@ const (
 	fnDecodeQ5K
 	fnEncodeAffine
 	fnEncodeSymmetric
+	fnEncodeNonlinear
 	fnEncodeQ80
 	fnEncodeQ40
 	fnEncodeQ50
 	fnEncodeQ41
 	fnEncodeQ51
+	fnEncodeMxfp4
 	fnEncodeF16
 	fnEncodeBf16
 	fnExtent

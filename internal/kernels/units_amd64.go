@@ -20,6 +20,8 @@ func decodeAVX2Addr() uintptr
 func decodeAVX512Addr() uintptr
 func encode_legacyAVX2Addr() uintptr
 func encode_legacyAVX512Addr() uintptr
+func encode_nonlinearAVX2Addr() uintptr
+func encode_nonlinearAVX512Addr() uintptr
 func encode_plainAVX2Addr() uintptr
 func encode_plainAVX512Addr() uintptr
 func encode_q2_kAVX2Addr() uintptr
@@ -203,16 +205,23 @@ var units = []unit{
 		{fnEncodeAffine, 0x0},
 		{fnEncodeSymmetric, 0x18a0},
 	}},
+	{cpu.AVX2, encode_nonlinearAVX2Addr(), []entry{
+		{fnEncodeNonlinear, 0x0},
+	}},
+	{cpu.AVX512, encode_nonlinearAVX512Addr(), []entry{
+		{fnEncodeNonlinear, 0x0},
+	}},
 	{cpu.AVX2, encode_plainAVX2Addr(), []entry{
 		{fnEncodeQ80, 0x0},
 		{fnEncodeQ40, 0x220},
 		{fnEncodeQ50, 0x460},
 		{fnEncodeQ41, 0x720},
 		{fnEncodeQ51, 0xad0},
-		{fnEncodeF16, 0xf10},
-		{fnEncodeBf16, 0xf90},
-		{fnExtent, 0x1050},
-		{fnRowSquares, 0x11b0},
+		{fnEncodeMxfp4, 0xf10},
+		{fnEncodeF16, 0x1270},
+		{fnEncodeBf16, 0x12f0},
+		{fnExtent, 0x13b0},
+		{fnRowSquares, 0x1510},
 	}},
 	{cpu.AVX512, encode_plainAVX512Addr(), []entry{
 		{fnEncodeQ80, 0x0},
@@ -220,10 +229,11 @@ var units = []unit{
 		{fnEncodeQ50, 0x3a0},
 		{fnEncodeQ41, 0x5f0},
 		{fnEncodeQ51, 0xae0},
-		{fnEncodeF16, 0x1020},
-		{fnEncodeBf16, 0x1090},
-		{fnExtent, 0x1130},
-		{fnRowSquares, 0x1260},
+		{fnEncodeMxfp4, 0x1020},
+		{fnEncodeF16, 0x1240},
+		{fnEncodeBf16, 0x12b0},
+		{fnExtent, 0x1350},
+		{fnRowSquares, 0x1480},
 	}},
 	{cpu.AVX2, encode_q2_kAVX2Addr(), []entry{
 		{fnEncodeQ2K, 0x0},

@@ -13,6 +13,7 @@ func convNEONAddr() uintptr
 func curvesNEONAddr() uintptr
 func decodeNEONAddr() uintptr
 func encode_legacyNEONAddr() uintptr
+func encode_nonlinearNEONAddr() uintptr
 func encode_plainNEONAddr() uintptr
 func encode_q2_kNEONAddr() uintptr
 func encode_q3_kNEONAddr() uintptr
@@ -111,16 +112,20 @@ var units = []unit{
 		{fnEncodeAffine, 0x0},
 		{fnEncodeSymmetric, 0xa7c},
 	}},
+	{cpu.NEON, encode_nonlinearNEONAddr(), []entry{
+		{fnEncodeNonlinear, 0x0},
+	}},
 	{cpu.NEON, encode_plainNEONAddr(), []entry{
 		{fnEncodeQ80, 0x0},
 		{fnEncodeQ40, 0x264},
 		{fnEncodeQ50, 0x4d0},
 		{fnEncodeQ41, 0x7b0},
 		{fnEncodeQ51, 0xab8},
-		{fnEncodeF16, 0xe20},
-		{fnEncodeBf16, 0xea0},
-		{fnExtent, 0xf68},
-		{fnRowSquares, 0x1114},
+		{fnEncodeMxfp4, 0xe20},
+		{fnEncodeF16, 0x1184},
+		{fnEncodeBf16, 0x1204},
+		{fnExtent, 0x12cc},
+		{fnRowSquares, 0x1478},
 	}},
 	{cpu.NEON, encode_q2_kNEONAddr(), []entry{
 		{fnEncodeQ2K, 0x0},

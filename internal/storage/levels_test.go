@@ -76,7 +76,11 @@ func TestHardRowsOnEveryLevel(t *testing.T) {
 			continue
 		}
 		for name, x := range rows {
-			for n := info.BlockElems; n <= len(x); n += max(info.BlockElems, 37) {
+			step := info.BlockElems
+			if step == 1 {
+				step = 37 // not in vectors
+			}
+			for n := info.BlockElems; n <= len(x); n += step {
 				for _, imp := range [][]float32{nil, importance[:n]} {
 					vectors = kernels.For("portable")
 					want, refused := encodeGuarded(t, info, x[:n], imp)
@@ -96,6 +100,93 @@ func TestHardRowsOnEveryLevel(t *testing.T) {
 	}
 	if len(kernels.All()) > 1 && encoded == 0 {
 		t.Error("nothing was compared")
+	}
+}
+
+// A scale of one makes every value its own multiple of the scale, so its code says which value of the table
+// it is nearest to. Importance on two values of the table alone gives that scale, as no other fits both.
+func TestNearestOfTable(t *testing.T) {
+	var near []float32 // of every value in steps of a quarter, and of the middles as closely as can be
+	for v := float32(-127); v < 127; v += 0.25 {
+		near = append(near, v, math.Nextafter32(v, -127), math.Nextafter32(v, 127))
+	}
+	defer func(k *kernels.Set) { vectors = k }(vectors)
+	for _, vectors = range kernels.All() {
+		for _, info := range []*Info{MustLookup(IQ4NL), MustLookup(IQ4XS)} {
+			x, importance := make([]float32, info.BlockElems), make([]float32, info.BlockElems)
+			b, got := make([]byte, info.BlockBytes), make([]float32, info.BlockElems)
+			for i := 0; i < len(x); i += 32 {
+				x[i], x[i+1], importance[i], importance[i+1] = -127, 1, 1, 1
+			}
+			for part := range slices.Chunk(near, 30) {
+				for i := 0; i < len(x); i += 32 {
+					copy(x[i+2:i+32], part)
+				}
+				if err := info.Encode(b, x, importance); err != nil {
+					t.Fatal(err)
+				}
+				info.Decode(got, b)
+				for i, v := range x {
+					want := float32(nonlinear[0])
+					for _, n := range nonlinear[1:] {
+						if math.Abs(float64(n)-float64(v)) <= math.Abs(float64(want)-float64(v)) {
+							want = float32(n)
+						}
+					}
+					if got[i] != want {
+						t.Fatalf("%s %s: %v becomes %v, want %v", vectors.Level(), info.Type, v, got[i], want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// The scale of microscaling is the floor of a logarithm rounded to float32, on every level: all magnitudes
+// around powers of two, where few of those below count as the power.
+func TestPowersOnEveryLevel(t *testing.T) {
+	defer func(k *kernels.Set) { vectors = k }(vectors)
+	info := MustLookup(MXFP4)
+	var x []float32
+	for k := range 256 {
+		for ulps := -60; ulps <= 3; ulps++ {
+			v := math.Float32frombits(uint32(max(k<<23+ulps, 0)))
+			if v-v != 0 {
+				continue
+			}
+			for i := range 32 { // down to nothing, of both signs
+				x = append(x, v*(float32(i-31)/31))
+			}
+		}
+	}
+	vectors = kernels.For("portable")
+	want, err := encodeGuarded(t, info, x, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raised := 0
+	for o, i := 0, 0; o < len(want); o, i = o+info.BlockBytes, i+32 {
+		floor := math.Floor(math.Log2(math.Abs(float64(x[i]))))
+		if d := int(want[o]) - int(min(max(floor+125, 0), 254)); d == 1 {
+			raised++
+		} else if d != 0 && x[i] != 0 {
+			t.Fatalf("%v has the scale byte %d", x[i], want[o])
+		}
+	}
+	if raised == 0 {
+		t.Error("no logarithm was rounded up to an integer")
+	}
+	for _, vectors = range kernels.All()[1:] {
+		got, err := encodeGuarded(t, info, x, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for o := 0; o < len(want); o += info.BlockBytes {
+			if !bytes.Equal(got[o:o+info.BlockBytes], want[o:o+info.BlockBytes]) {
+				at := o / info.BlockBytes * 32
+				t.Fatalf("%s: a block up to %v is % x, portable % x", vectors.Level(), x[at], got[o:o+info.BlockBytes], want[o:o+info.BlockBytes])
+			}
+		}
 	}
 }
 

@@ -152,6 +152,13 @@ INLINE void weigh(struct group* g, const long n, const float* sigma2, long first
   EACH for (long i = 0; i < n; i++) g->w[i] = g->w[i] * __builtin_elementwise_sqrt(v + g->x[i] * g->x[i]);
 }
 
+// inverse is 1/d, or 0 when d is 0 or so small that 1/d overflows.
+INLINE float inverse(float d)
+{
+  const float id = 1 / d;
+  return d == 0 || __builtin_isinf(id) ? 0 : id;
+}
+
 INLINE void put_half(uint8_t* p, float v)
 {
   typedef _Float16 hu __attribute__((aligned(1)));

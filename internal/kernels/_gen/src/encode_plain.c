@@ -2,13 +2,6 @@
 // Types whose scale comes from the extremes of a block alone, and halves.
 #include "encode.h"
 
-// inverse is 1/d, or 0 when d is 0 or so small that 1/d overflows.
-INLINE float inverse(float d)
-{
-  const float id = 1 / d;
-  return d == 0 || __builtin_isinf(id) ? 0 : id;
-}
-
 INLINE int largest_bits(ef a, ef b)
 {
   const ei x = AS(a, ei) & 0x7fffffff, y = AS(b, ei) & 0x7fffffff;
@@ -102,6 +95,47 @@ INLINE void affine(const struct encode* p, const int five)
 
 KERNEL(encode_q4_1, encode) { affine(p, 0); }
 KERNEL(encode_q5_1, encode) { affine(p, 1); }
+
+// power is the scale byte of microscaling for the bits of a block's largest magnitude: its exponent, two less
+// because the largest value of a code is 6. The reference takes the floor of a logarithm that it has rounded to
+// float32, so of magnitudes just below 2^k a few count as 2^k: where neighbours of k are 2^(j-23) apart,
+// 2^j log 2 of them.
+INLINE int power(int bits)
+{
+  const int k = (bits >> 23) - 126;
+  const union { float f; int32_t i; } m = {(float)(k > 0 ? k - 1 : -k)};
+  const union { int32_t i; float f; } step = {m.i & 0x7f800000};
+  const int e = ((bits + (int)(step.f * 0.6931472f)) >> 23) - 2;
+  return MAX(e, 0);
+}
+
+// tiny_code is the code of the E2M1 float nearest to v, of those as near the first; d is half their unit.
+INLINE ei tiny_code(ef v, float d)
+{
+  const ef a = abse(v);
+  ef best = a;
+  ei c = 0;
+  EACH for (int k = 1; k < 8; k++) {
+    const ef err = abse((float)tiny_floats[k] * d - a);
+    const ei good = err < best;
+    best = good ? err : best;
+    c = good ? (ei)k : c;
+  }
+  return c | ((v < 0) & (c > 0) & 8);
+}
+
+KERNEL(encode_mxfp4, encode)
+{
+  const float* x = p->x;
+  struct mxfp4* y = (struct mxfp4*)p->dst;
+  EACH for (long n = p->n; n > 0; n--, x += 32, y++) {
+    const ef a = loade(x), b = loade(x + 16);
+    const int e = power(largest_bits(a, b));
+    const union { int32_t i; float f; } d = {e < 2 ? 0x00200000 << e : (e - 1) << 23};
+    y->e = (uint8_t)e;
+    pack(y->q, tiny_code(a, d.f), tiny_code(b, d.f), 0);
+  }
+}
 
 typedef _Float16 eh __attribute__((ext_vector_type(16), aligned(1)));
 typedef uint16_t es __attribute__((ext_vector_type(16), aligned(1)));
