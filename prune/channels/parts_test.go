@@ -94,7 +94,7 @@ func TestSamplesOfOpenShapes(t *testing.T) {
 	list := b.samples(100)
 	(*x.Shape)[0] = graph.Dim{Size: -1, Name: "batch"}
 	const widest = 4 * 8 * 36
-	rep, err := Plan(t.Context(), &b.g, &b.net, list, Config{Budget: Budget{Measure: Ratio, Keep: 0.5}, Multiple: 1, Memory: 8 * widest * 10})
+	_, rep, err := Plan(t.Context(), &b.g, &b.net, list, Config{Budget: Budget{Measure: Ratio, Keep: 0.5}, Multiple: 1, Memory: 8 * widest * 10})
 	if err != nil || rep.Samples != 10 {
 		t.Errorf("%+v, %v", rep, err)
 	}
@@ -156,7 +156,7 @@ func TestOutputsThatAreCompared(t *testing.T) {
 func TestHugeAxes(t *testing.T) {
 	b := newBuilder(17)
 	b.out(b.node("Flatten", nil, b.conv(b.input(1, 1, 4096, 4096), 1, 2, 1)))
-	_, err := Plan(t.Context(), &b.g, &b.net, nil, Config{Budget: Budget{Measure: Ratio, Keep: 0.5}, Multiple: 1})
+	_, _, err := Plan(t.Context(), &b.g, &b.net, nil, Config{Budget: Budget{Measure: Ratio, Keep: 0.5}, Multiple: 1})
 	if err == nil || !strings.Contains(err.Error(), "too many indices") {
 		t.Error(err)
 	}
