@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -19,7 +20,7 @@ func TestTemplates(t *testing.T) {
 		Format, Template, Text string
 		Messages               []Message
 	}
-	if err := json.Unmarshal(b, &cases); err != nil || len(cases) != 11 {
+	if err := json.Unmarshal(b, &cases); err != nil || len(cases) != 17 {
 		t.Fatal(err, len(cases))
 	}
 	for _, c := range cases {
@@ -39,7 +40,7 @@ func TestTemplates(t *testing.T) {
 		for _, p := range parts {
 			got.WriteString(p.Text)
 			if p.Learn {
-				learned.WriteString(p.Text)
+				learned.WriteString(p.Text[p.Read:])
 			}
 		}
 		if f.Ends() {
@@ -61,65 +62,64 @@ func TestTemplates(t *testing.T) {
 			t.Errorf("%s: %q is learned, not %q", c.Format, learned.String(), want.String())
 		}
 	}
-	if _, err := Detect("{{ messages }}"); !errors.Is(err, ErrUnknown) {
-		t.Errorf("an unknown template: %v", err)
+}
+
+// Templates that share a marker with a format and write otherwise are not taken for it.
+func TestOthers(t *testing.T) {
+	for name, template := range map[string]string{
+		"none":                "{{ messages }}",
+		"a separator":         "{% for m in messages %}{{'<|im_start|>' + m.role + '<|im_sep|>' + m.content + '<|im_end|>'}}{% endfor %}",
+		"no line ends":        "{% for m in messages %}{{'<|' + m.role + '|>' + m.content + '<|end|>'}}{% endfor %}",
+		"channels of thought": `{{- "<|start|>" + role + "<|message|>" + message.content + "<|end|>" }}`,
+	} {
+		if f, err := Detect(template); !errors.Is(err, ErrUnknown) {
+			t.Errorf("%s: %v, %v", name, f, err)
+		}
+	}
+	for _, end := range []string{`<|im_end|>\n'`, `<|im_end|>' + '\n'`, "<|im_end|>\n", `<|im_end|>' }}{{ "\n"`, `<|im_end|>{{- '\n'`} {
+		if f, err := Detect("'<|im_start|>' + " + end); err != nil || f.Name != "chatml" {
+			t.Errorf("%s: %v, %v", end, f, err)
+		}
+	}
+	f, err := Detect("{{- bos_token }}{%- set date_string = strftime_now('%d %b %Y') %}{{ '<|start_header_id|>' + role + '<|end_header_id|>\n\n' + content + '<|eot_id|>' }}")
+	if err != nil || f.Name != "llama-3" || f.More() != "today's date" {
+		t.Errorf("%v, %v", f, err)
 	}
 	if f, err := ByName("gemma"); err != nil {
 		t.Error(err)
-	} else if _, err := f.Write([]Message{{"system", "x"}}); err == nil {
+	} else if _, err := f.Write([]Message{{Role: "system", Content: "x"}}); err == nil {
 		t.Error("gemma takes a system message")
+	}
+	if f, err := ByName("chatml"); err != nil {
+		t.Error(err)
+	} else if _, err := f.Write([]Message{{Role: "assistant", ToolCalls: []json.RawMessage{[]byte("{}")}}}); err == nil {
+		t.Error("calls of tools are left out without a word")
 	}
 	if _, err := ByName("alpaca"); err == nil {
 		t.Error("alpaca is a format")
 	}
-}
-
-// Lines hold one of three kinds of records; what does not is named by its line.
-func TestRead(t *testing.T) {
-	list, err := Read([]byte(`{"text":"a"}
-
-{"prompt":"p","completion":"c","text":"x"}
-{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"r"}]}`), "")
-	if err != nil || len(list) != 3 || list[0].Kind() != "text" || list[1].Kind() != "completion" || list[2].Kind() != "messages" || list[2].Line != 4 {
-		t.Errorf("%+v, %v", list, err)
-	}
-	if list, err = Read([]byte(`{"body":"b","text":"t"}`), "body"); err != nil || list[0].Text != "b" {
-		t.Errorf("%+v, %v", list, err)
-	}
-	for bad, want := range map[string]string{
-		``:                               "no line",
-		`{"text":"a"}` + "\n[1]":         "line 2",
-		`null`:                           "line 1",
-		`{"text":3}`:                     "no text",
-		`{"text":""}`:                    "empty",
-		`{"body":"a"}`:                   "it has body",
-		`{"prompt":"a"}`:                 "neither",
-		`{"messages":"a"}`:               "no list",
-		`{"messages":[]}`:                "nothing to learn",
-		`{"messages":[{"role":"user"}]}`: "nothing to learn",
-		strings.Repeat("x", maxLine+1):   "at most",
-	} {
-		if _, err := Read([]byte(bad), ""); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%.40q: %v", bad, err)
-		}
+	want := []string{"<|end_header_id|>", "<|eot_id|>", "<|start_header_id|>"}
+	if f, err := ByName("llama-3"); err != nil || !slices.Equal(f.Markers(), want) {
+		t.Errorf("%v, %v", f.Markers(), err)
 	}
 }
 
-func FuzzRead(f *testing.F) {
-	f.Add([]byte(`{"messages":[{"role":"user","content":"q"},{"role":"assistant","content":"r"}]}`), "")
-	f.Add([]byte(`{"text":"a"}`), "text")
-	f.Fuzz(func(t *testing.T, b []byte, field string) {
-		list, err := Read(b, field)
+// What is said comes out once, whoever says what.
+func FuzzWrite(f *testing.F) {
+	f.Add("{{'<|im_start|>system\nHi.<|im_end|>\n'}}", "user", "a")
+	f.Add("{{ bos_token + '<end_of_turn>\n' }}", "assistant", "<end_of_turn>")
+	f.Fuzz(func(t *testing.T, template, role, said string) {
+		found, err := Detect(template)
 		if err != nil {
 			return
 		}
-		for _, r := range list {
-			if r.Kind() == "messages" {
-				for i := range formats {
-					_, _ = formats[i].Write(r.Messages) // roles may be unknown
-				}
-			} else if r.Text == "" && r.Completion == "" {
-				t.Errorf("nothing to learn in %+v", r)
+		parts, err := found.Write([]Message{{Role: role, Content: said}})
+		if err != nil {
+			return
+		}
+		for _, p := range parts {
+			if p.Read < 0 || p.Read > len(p.Text) || p.Text == "" {
+				t.Errorf("%+v", p)
 			}
 		}
 	})

@@ -1,3 +1,2 @@
-// Package chat reads records to learn from, one JSON object a line, and writes conversations as models were
-// trained to read them, with a mark on what the assistant says.
+// Package chat writes conversations as models were trained to read them, with a mark on what the assistant says.
 package chat

@@ -23,7 +23,7 @@ func (r *reader) readArray(s Source) (err error) {
 		return refuse(s.Path, "give [tokens] or [documents, tokens]", "the array has %d dimensions", len(f.Shape))
 	case f.Elems() == 0:
 		return refuse(s.Path, "", "the array is empty")
-	case int64(f.Elems())*size > maxBytes:
+	case f.Elems() > maxBytes/4 || int64(f.Elems())*size > maxBytes: // tokens take 4 bytes in memory, whatever they take in the file
 		return refuse(s.Path, "cut it", "more than %d bytes of tokens", maxBytes)
 	}
 	raw, err := f.All()
@@ -37,9 +37,11 @@ func (r *reader) readArray(s Source) (err error) {
 		for i := range row {
 			row[i] = element(raw[int64(at+i)*size:], f.Elem)
 		}
-		if err := r.ids(s.Path, row); err != nil {
+		ids, err := known(s.Path, row, r.o.Vocab)
+		if err != nil {
 			return err
 		}
+		r.put(unit{ids: ids, own: true})
 	}
 	return nil
 }

@@ -52,7 +52,12 @@ type reader struct {
 	out    Tokens
 	units  []unit // in place of out while shuffling
 	got    int
+	talk   *Talk // once there is a conversation
 }
+
+func newDigest() hash.Hash { return sha256.New() }
+
+func (r *reader) sum() string { return hex.EncodeToString(r.digest.Sum(nil)) }
 
 // unit is a piece that stays whole when order is changed.
 type unit struct {
@@ -64,7 +69,7 @@ type unit struct {
 // are one document, joined by line ends, behind the start token if the tokenizer adds one; so that a text is read as llama.cpp's tools
 // read it.
 func Read(ctx context.Context, sources []string, given *Text, o Options) (*Tokens, error) {
-	r := &reader{ctx: ctx, o: o, digest: sha256.New()}
+	r := &reader{ctx: ctx, o: o, digest: newDigest()}
 	r.out = Tokens{Exact: true, own: map[int]bool{}}
 	var names []string
 	var text []string
@@ -111,7 +116,7 @@ func Read(ctx context.Context, sources []string, given *Text, o Options) (*Token
 	if err := flush(); err != nil {
 		return nil, err
 	}
-	r.out.Name, r.out.SHA256 = strings.Join(names, ", "), hex.EncodeToString(r.digest.Sum(nil))
+	r.out.Name, r.out.SHA256 = strings.Join(names, ", "), r.sum()
 	r.settle()
 	return &r.out, nil
 }

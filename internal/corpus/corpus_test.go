@@ -75,6 +75,7 @@ func TestDocuments(t *testing.T) {
 		{"a.txt", "", "abc", true, []int32{0, 3, 4, 5}, []int{0}, false},
 		{"a.jsonl", "", "{\"text\":\"ab\"}\n\n{\"text\":\"c\"}", false, []int32{3, 4, 1, 5, 1}, []int{0, 3}, false},
 		{"a.jsonl", "", `{"text":"ab","other":1}`, true, []int32{0, 3, 4, 1}, []int{0}, false},
+		{"a.jsonl", "", `{"prompt":"a","completion":"b","text":"z"}`, true, []int32{0, 3, 4, 1}, []int{0}, false},
 		{"a.jsonl", ":q.a", `{"text":"ab","q":{"a":"z"}}`, false, []int32{28, 1}, []int{0}, false},
 		{"a.ndjson", ":ids", `{"ids":[28,0,4]}`, true, []int32{28, 0, 4}, []int{0}, true},
 		// the markers count as tokens where the template writes them (29, 30), not where somebody says them; 2 is no letter
@@ -196,6 +197,9 @@ func TestRefusals(t *testing.T) {
 		{"a.jsonl", "", `{"input_ids":[3,31]}`, "token 31"},
 		{"a.jsonl", "", `{"input_ids":[-100]}`, "token -100"},
 		{"a.jsonl", "", `{"messages":[{"role":"nobody","content":"a"}]}`, "nobody"},
+		{"a.jsonl", "", `{"prompt":"a","completion":["b"]}`, "have to be text"},
+		{"a.jsonl", "", `{"text":null}`, "neither"},
+		{"a.jsonl", "", `{"messages":[{"role":"assistant","content":null,"tool_calls":[{}]}]}`, "tools"},
 		{"a.npy", "", "nothing", "NumPy"},
 		{"a.npy", "", npyFile("1,", "<f4", float32(1)), "integers"},
 		{"a.npy", "", npyFile("1, 1, 1", "<i4", int32(1)), "dimensions"},
@@ -209,6 +213,13 @@ func TestRefusals(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), c.want) || !errors.As(err, &fe) || !strings.Contains(fe.File, c.name) {
 			t.Errorf("%s %q: %v, want %q and the file", c.name, c.content, err, c.want)
 		}
+	}
+	large := file(t, "large.npy", npyFile(fmt.Sprint(maxBytes/4+1, ","), "|u1"))
+	if err := os.Truncate(large, maxBytes/4+1024); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Read(t.Context(), []string{large}, nil, Options{Vocab: 31}); !errors.Is(err, fault.ErrMisuse) {
+		t.Errorf("too many tokens of a byte: %v", err)
 	}
 	if _, err := Read(t.Context(), []string{"none.txt"}, nil, Options{Tokenizer: tok}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)

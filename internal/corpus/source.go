@@ -55,8 +55,8 @@ func Parse(s string) Source {
 	return src
 }
 
-// Records says that the file holds JSON lines.
-func (s Source) Records() bool { return s.kind == lines }
+// IsLines says that the file holds JSON lines.
+func (s Source) IsLines() bool { return s.kind == lines }
 
 // Paths are the files of sources.
 func Paths(sources []string) []string {

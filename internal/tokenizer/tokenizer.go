@@ -198,6 +198,9 @@ type EncodeOptions struct {
 	// ParseSpecial lets control tokens be written in the text ("<|im_end|>"), as Hugging Face
 	// always does. Without it they are plain text; user-defined tokens are matched either way.
 	ParseSpecial bool
+	// Inner says that other text stands before this one: what is put in front of a text, at its very beginning only,
+	// is not put here.
+	Inner bool
 	// Max is the most tokens, special ones included; what is beyond them at the end is left out. 0: all.
 	Max int
 }
@@ -225,6 +228,9 @@ func (t *Tokenizer) Encode(text string, opt EncodeOptions) ([]int32, error) {
 	st.out = ids
 	var err error
 	plain := func(text string, at int) {
+		if opt.Inner {
+			at++
+		}
 		if err == nil {
 			err = t.plain(text, at, st)
 		}

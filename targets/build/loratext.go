@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/pare-dev/pare/distill"
@@ -20,7 +21,7 @@ import (
 type loraText struct {
 	e       *engine
 	l       *LoraTraining
-	format  *chat.Format // of conversations, once there are some
+	talk    *corpus.Talk // once there are conversations
 	out     distill.Text
 	names   []string
 	digests []string
@@ -34,11 +35,11 @@ func (t *loraTrainer) readText(ctx context.Context) error {
 	var plain []string
 	for _, s := range t.l.Text {
 		src := corpus.Parse(s)
-		if !src.Records() {
+		if !src.IsLines() {
 			plain = append(plain, s)
 			continue
 		}
-		if err := r.records(ctx, src.Path, src.Field); err != nil {
+		if err := r.records(ctx, src); err != nil {
 			return err
 		}
 	}
@@ -100,23 +101,23 @@ func marks(n int, learn bool) []bool {
 }
 
 // records takes JSON lines.
-func (r *loraText) records(ctx context.Context, path, field string) error {
-	b, err := corpus.ReadText(path)
+func (r *loraText) records(ctx context.Context, src corpus.Source) error {
+	list, digest, err := corpus.Records(ctx, src, r.e.vocab())
 	if err != nil {
 		return err
 	}
-	list, err := chat.Read(b, field)
-	if err != nil {
-		return &fault.Error{File: path, Op: "text", Err: fault.As(fault.ErrMisuse, err), Hint: "a line is {\"messages\": [{\"role\", \"content\"}, ...]}, {\"prompt\", \"completion\"} or {\"text\"}; FILE.jsonl:FIELD names another field"}
-	}
-	r.names, r.digests = append(r.names, filepath.Base(path)), append(r.digests, digestOf(string(b)))
+	r.names, r.digests = append(r.names, filepath.Base(src.Path)), append(r.digests, digest)
 	for i := range list {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		s, err := r.sequence(&list[i])
 		if err != nil {
-			return &fault.Error{File: path, Op: "text", Err: fmt.Errorf("line %d: %w", list[i].Line, err)}
+			var fe *fault.Error
+			if !errors.As(err, &fe) {
+				err = &fault.Error{File: list[i].At, Op: "text", Err: fault.As(fault.ErrMisuse, err)}
+			}
+			return err
 		}
 		r.take(s)
 	}
@@ -131,13 +132,6 @@ type tokenized struct {
 
 func (s *tokenized) put(ids []int32, learn bool) {
 	s.ids, s.learn = append(s.ids, ids...), append(s.learn, marks(len(ids), learn)...)
-}
-
-// token puts a single one, unless the tokenizer has none.
-func (s *tokenized) token(id int, learn bool) {
-	if id >= 0 {
-		s.put([]int32{int32(id)}, learn) //nolint:gosec // a token id
-	}
 }
 
 // take keeps a record, cut to the length of a sequence.
@@ -164,72 +158,47 @@ func (r *loraText) take(s tokenized) {
 }
 
 // sequence tokenizes a record. Of a text everything is learned, of a prompt with its completion this and the end
-// behind it, of a conversation what the assistant says.
-func (r *loraText) sequence(rec *chat.Record) (s tokenized, err error) {
-	tok := r.e.tok
-	put := func(text string, o tokenizer.EncodeOptions, learn bool) {
-		if err != nil {
-			return
+// behind it, of a conversation what the assistant says; token ids are learned as they are.
+func (r *loraText) sequence(rec *corpus.Record) (s tokenized, err error) {
+	switch {
+	case rec.Messages != nil:
+		if !slices.ContainsFunc(rec.Messages, func(m chat.Message) bool { return m.Role == "assistant" && strings.TrimSpace(m.Content) != "" }) {
+			return s, errors.New("the assistant says nothing, so there is nothing to learn")
 		}
-		var ids []int32
-		ids, err = tok.Encode(text, o)
-		s.put(ids, learn)
-	}
-	switch rec.Kind() {
-	case "messages":
-		var parts []chat.Part
 		if err := r.know(); err != nil {
 			return s, err
 		}
-		if parts, err = r.format.Write(rec.Messages); err != nil {
-			return s, err
-		}
-		if r.format.Starts() {
-			s.token(tok.BOS(), false)
-		}
-		for _, p := range parts {
-			put(p.Text, tokenizer.EncodeOptions{ParseSpecial: p.Markup}, p.Learn)
-		}
-		if r.format.Ends() {
-			s.token(tok.EOS(), false)
-		}
-	case "completion":
-		put(rec.Prompt, tokenizer.EncodeOptions{AddStart: true}, false)
-		put(rec.Completion, tokenizer.EncodeOptions{}, true)
-		s.token(tok.EOS(), true)
-	default:
-		put(rec.Text, tokenizer.EncodeOptions{AddStart: true}, true)
-		s.token(tok.EOS(), true)
+		s.ids, s.learn, err = r.talk.Encode(rec.Messages)
+		return s, err
+	case rec.IDs != nil:
+		s.put(rec.IDs, true)
+		return s, nil
+	case rec.Text == "":
+		return s, errors.New("the text is empty, so there is nothing to learn")
+	}
+	ids, read, err := corpus.Split(r.e.tok, rec.Prompt+rec.Text, len(rec.Prompt), tokenizer.EncodeOptions{AddStart: true})
+	s.put(ids[:read], false)
+	s.put(ids[read:], true)
+	if id := r.e.tok.EOS(); id >= 0 {
+		s.put([]int32{int32(id)}, true) //nolint:gosec // a token id
 	}
 	return s, err
 }
 
 // know finds out how the model reads conversations.
 func (r *loraText) know() (err error) {
-	if r.format != nil {
+	if r.talk != nil {
 		return nil
 	}
-	f := (*chat.Format)(nil)
-	hint := "name the format with --chat: " + strings.Join(chat.Names(), ", ")
-	template := r.e.src.Tokenizer.ChatTemplate
-	switch {
-	case r.l.Chat != "":
-		f, err = chat.ByName(r.l.Chat)
-	case template == "":
-		err = errors.New("the model has no chat template")
-	default:
-		f, err = chat.Detect(template)
-	}
-	if err == nil {
-		for _, m := range f.Markers() {
-			if _, ok := r.e.tok.ID(m); !ok {
-				err, hint = fmt.Errorf("the model has no token %s, which %s is written with", m, f.Name), "give prompt and completion in place of messages, or choose another --chat"
-			}
+	if r.talk, err = corpus.NewTalk(r.e.tok, r.l.Chat); err != nil {
+		hint := "name the format with --chat: " + strings.Join(chat.Names(), ", ")
+		if errors.Is(err, corpus.ErrMarker) {
+			hint = "give prompt and completion in place of messages, or choose another --chat"
 		}
-	}
-	if err != nil {
 		return &fault.Error{File: r.e.src.Path, Op: "lora train", Err: fault.As(fault.ErrMisuse, err), Hint: hint}
 	}
-	r.format = f
+	if more := r.talk.More(); more != "" {
+		r.e.note("the model's chat template may also write " + more + ", which is not written here")
+	}
 	return nil
 }

@@ -9,6 +9,9 @@ templates = {
     "llama-3": "{% set loop_messages = messages %}{% for message in loop_messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n'+ message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}",
     "gemma": "{{ bos_token }}{% for message in messages %}{% if (message['role'] == 'assistant') %}{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' + message['content'] | trim + '<end_of_turn>\n' }}{% endfor %}",
     "phi-3": "{% for message in messages %}{{'<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n'}}{% endfor %}{{ eos_token }}",
+    # what some models of the families add: a system message where there is none, and the start token
+    "chatml, preset": "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}{% endfor %}",
+    "chatml, start": "{{ bos_token }}{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}",
 }
 talks = [
     [{"role": "user", "content": "What is 2+2?"}, {"role": "assistant", "content": "4."}],
@@ -20,5 +23,5 @@ for name, t in templates.items():
     for talk in talks:
         if name == "gemma" and talk[0]["role"] == "system":
             continue  # the published template raises an exception
-        out.append({"format": name, "template": t, "messages": talk, "text": env.from_string(t).render(messages=talk, bos_token="<bos>", eos_token="<eos>")})
+        out.append({"format": name.split(",")[0], "template": t, "messages": talk, "text": env.from_string(t).render(messages=talk, bos_token="<bos>", eos_token="<eos>")})
 print(json.dumps(out, indent=1))
