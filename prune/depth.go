@@ -171,6 +171,12 @@ func (p *Depth) byInfluence(ctx context.Context, m *ir.Model, env ir.Env, n int,
 		})
 		if b > 0 && tokens > 0 {
 			influence[b-1] = 1 - sum/float64(tokens)
+			if v := influence[b-1]; v-v != 0 && err == nil {
+				err = fault.ErrNotFinite
+			}
+			if errors.Is(err, fault.ErrNotFinite) {
+				err = &fault.Error{File: m.Path, Op: p.Name(), Err: fmt.Errorf("what block %d gives: %w", b-1, err)}
+			}
 			sink.Add(1)
 		}
 		if err != nil || b == layers {

@@ -21,7 +21,7 @@ type Structure struct {
 	KVHeads    int     // key heads in every block, each with the query heads that share it
 	Hidden     int     // channels of the residual stream
 	Blocks     int     // blocks that stay
-	Multiple   int     // what FFN and Hidden are a multiple of; 0: see multiple
+	Multiple   int     // what FFN is a multiple of when the budget decides about it; 0: see multiple
 	Score      string  // what tells parts that matter from others; empty: the method's first
 }
 

@@ -6,6 +6,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pare-dev/pare/distill"
@@ -351,6 +352,26 @@ func TestPerplexityChooses(t *testing.T) {
 	_, res := apply(t, m, &prune.Depth{Options: prune.Options{Structure: prune.Structure{Blocks: 2, Score: prune.ScorePerplexity}}}, tokens, t.TempDir(), 2)
 	if !slices.Equal(res.Dropped, []int{best}) {
 		t.Errorf("%v went, %d is best (%v)", res.Dropped, best, res.Notes)
+	}
+}
+
+// What is not finite has no influence to be compared: no block goes for it.
+func TestInfluenceThatIsNotFinite(t *testing.T) {
+	m := open(t, "../testdata/architectures/llama")
+	edited(t, m, m.Role(ir.RoleMLPDown, 1), func(w []float32) {
+		for i := range w {
+			w[i] = 3e38 // sums of them overflow
+		}
+	})
+	p := &prune.Depth{Options: prune.Options{Structure: prune.Structure{Blocks: 1}}}
+	plan, err := p.Plan(t.Context(), m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ex := runner.NewExecutor(runner.Options{Threads: 1})
+	_, err = p.Apply(t.Context(), m, plan, ir.Env{Threads: 1, Tokens: tokensFor(m.Decoder.Vocab, 2, 16), Work: t.TempDir(), Executor: ex})
+	if !errors.Is(err, fault.ErrNotFinite) || !strings.Contains(err.Error(), "block 1") {
+		t.Errorf("%v", err)
 	}
 }
 

@@ -71,3 +71,22 @@ func TestGraphsAreWrittenAsONNX(t *testing.T) {
 		}
 	}
 }
+
+// Flags of prune that would change nothing are mistakes, before the model is opened.
+func TestPruneIgnoresNoFlag(t *testing.T) {
+	dir := t.TempDir()
+	for _, flags := range []string{
+		"--tokens 512 --sparsity 30%", "--imatrix x.gguf --sparsity 30%", "--calibration x.txt --sparsity 30%",
+		"--shuffle --sparsity 30%", "--unpacked --pattern 2:4", "--scope row --pattern 2:4", "--scope row --pattern 2:4 --method wanda",
+	} {
+		d := pare(t, dir, append([]string{"prune", "model", "-o", "x"}, strings.Fields(flags)...)...)
+		if name, _, _ := strings.Cut(flags, " "); d.code != exitMisuse || !strings.HasPrefix(d.err, "pare: "+name+":") {
+			t.Errorf("%s: exit code %d, %s", flags, d.code, d.err)
+		}
+	}
+	for _, flags := range []string{"--sparsity 30% --scope row", "--method wanda --sparsity 30% --tokens 9"} {
+		if d := pare(t, dir, append([]string{"prune", "model", "-o", "x"}, strings.Fields(flags)...)...); d.code == exitMisuse {
+			t.Errorf("%s: %s", flags, d.err) // the model is missing, not a flag wrong
+		}
+	}
+}

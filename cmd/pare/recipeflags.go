@@ -274,6 +274,19 @@ func prunePass(method string, sparsity ratio, pattern string, only []string) (re
 	return p, nil
 }
 
+// pruneIgnores refuses flags of prune that would change nothing.
+func pruneIgnores(m *prune.Method, given func(flag string) bool) error {
+	for _, name := range []string{"calibration", "imatrix", "tokens", "shuffle", "unpacked"} {
+		if !m.Learns && given(name) {
+			return flagFault(name, misuse("leave it out, or add --method wanda", "%s looks at weights alone", m.Name))
+		}
+	}
+	if given("pattern") && given("scope") {
+		return flagFault("scope", misuse("leave one of them out", "within a pattern the weights of each group compete"))
+	}
+	return nil
+}
+
 // packages applies what the flags say about targets. A target that the recipe describes keeps what
 // the recipe says of it.
 func (fl *recipeFlags) packages(r *recipe.Recipe) {

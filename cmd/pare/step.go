@@ -215,7 +215,9 @@ save neither bytes nor time in dense formats; the report says what the chosen fo
 			}
 			p, err := parts.pass(typed(cmd))
 			if parts.structure == "" && err == nil {
-				p, err = prunePass(method, share, pattern, only)
+				if p, err = prunePass(method, share, pattern, only); err == nil {
+					err = pruneIgnores(prune.Lookup(p.Use), typed(cmd))
+				}
 			}
 			if err != nil {
 				return err
